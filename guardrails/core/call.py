@@ -1,0 +1,327 @@
+"""One request on its way through the guards: what they read, what they decide, who answers."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from guardrails import semconv
+from guardrails.core.payload import Index, Layout, NotByRowError, Problem, RowSet, counts_rows, merge, read, take
+from guardrails.core.request import CURRENT
+from guardrails.core.targets import Chain, Target
+from guardrails.errors import Rejected
+from guardrails.typing import Mask, Scores
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Span, SpanContext
+
+    from guardrails.core.pipeline import Plan
+    from guardrails.exploration.guard import Exploration
+
+
+class Stage(IntEnum):
+    """Where a guard stands. Before the answer stages run upwards, after it downwards; ties run as written."""
+
+    VALIDATE = 10
+    CHECK = 20
+    TRACE = 30
+    RECORD = 40
+    EXPLORE = 50
+    OBSERVE = 60
+    RESCUE = 70
+
+
+@dataclass(slots=True)
+class Part:
+    """Some rows of the request (all of them, as a rule) and who may answer them, in order of preference."""
+
+    chain: Chain
+    reason: str | None = None
+    index: Index | None = None  # None: the request as it came
+    route: str = semconv.PRIMARY
+    result: Any = None
+    settled: bool = False
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What the outlier check saw.
+
+    Attributes:
+        scores: one score per row, shape ``(n,)``; higher is stranger.
+        p_values: the share of ordinary rows at least as strange, shape ``(n,)``.
+        mask: which rows are outliers, shape ``(n,)``.
+    """
+
+    scores: Scores
+    p_values: Scores
+    mask: Mask
+
+
+class Attempt:
+    """One try at answering one part. The driver calls ``target`` inside it, and it keeps what happened."""
+
+    __slots__ = ("args", "call", "kwargs", "part", "result", "started_stream", "target")
+
+    def __init__(self, call: Call, part: Part, target: Target) -> None:
+        self.call, self.part = call, part
+        self.target = target.fn if target.for_rows is None else target.for_rows(call.rows_in(part))
+        self.args, self.kwargs = call.arguments_for(part)
+        self.result: Any = None
+        self.started_stream = False
+
+    def __enter__(self) -> Attempt:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, _traceback: Any) -> bool:
+        if error is None:
+            self.part.result = self.result
+            self.part.settled = True
+            return True
+        # CancelledError, GeneratorExit, KeyboardInterrupt belong to whoever stops us, not to a fallback.
+        if not isinstance(error, Exception) or self.started_stream:
+            return False
+        self.call.failed(error)
+        return True
+
+    def count_item(self) -> None:
+        """One more item of a stream; with the first one the response begins, and its headers with it."""
+        if not self.started_stream:
+            self.started_stream = True
+            self.call.announce()
+        self.call.stream_items += 1
+
+
+class Call:
+    """One request. Guards read it before the answer and after it; the driver asks it for attempts.
+
+    Attributes:
+        args, kwargs: the arguments, without ``self``; guards never change them.
+        id: the decision id; row i of a batch is ``<id>/<i>``.
+        primary: the rows the primary is asked for.
+        parts: who answers which rows. One part, unless some rows were diverted and some were not.
+        verdict: what the outlier check saw, if there was one.
+        exploration: what was drawn, if anything was.
+        attributes: span attributes that are not on a span yet.
+        attributes_seen: those collected before the answer, which the span was opened with.
+        result: the answer, once there is one; guards may replace it.
+        error: the exception the caller gets, once it is known that it gets one.
+        flagged: something was out of the ordinary, so the trace is kept whatever the sampler said.
+        handed_over, handed_back: when the guards let go of the call and when they got it back (perf_counter).
+    """
+
+    __slots__ = (
+        "_layout", "_rows", "args", "attributes", "attributes_seen", "cancelled", "context", "deadline_missed", "error", "exploration",
+        "flagged", "guard_errors", "handed_back", "handed_over", "id", "kwargs", "parent", "parts", "plan", "primary",
+        "problems", "result", "rows_total", "span", "started", "started_ns", "stream_items", "trace_id", "verdict",
+    )  # fmt: skip
+
+    def __init__(self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.started = time.perf_counter()
+        self.started_ns = time.time_ns()
+        self.plan, self.args, self.kwargs = plan, args, kwargs
+        self.id = os.urandom(16).hex()
+        self.primary = Part(plan.chain)
+        self.parts = [self.primary]
+        self.attributes: dict[str, Any] = {}
+        self.attributes_seen = self.attributes
+        self.problems: tuple[Problem, ...] = ()
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.verdict: Verdict | None = None
+        self.exploration: Exploration | None = None
+        self.span: Span | None = None
+        self.context: Context | None = None
+        self.parent: SpanContext | None = None
+        self.trace_id = 0
+        self.flagged = self.cancelled = self.deadline_missed = False
+        self.guard_errors = self.stream_items = 0
+        self.rows_total = 1
+        self.handed_over = self.handed_back = self.started
+        self._layout: Layout | None = None
+        self._rows: RowSet | None = None
+
+    # What guards ask and say
+
+    def payload(self, at: tuple[int, str]) -> Any:
+        """The argument that holds the features, however it was passed."""
+        position, name = at
+        return self.args[position] if position < len(self.args) else self.kwargs.get(name)
+
+    def rows(self, at: tuple[int, str], layout: Layout) -> RowSet:
+        """The payload as rows, read once for all guards that share a profile."""
+        if self._rows is None or self._layout is not layout:
+            self._layout = layout
+            self._rows = read(self.payload(at), layout)
+            self.rows_total = len(self._rows)
+        return self._rows
+
+    @property
+    def refused(self) -> bool:
+        """Whether a guard has refused the request."""
+        return isinstance(self.error, Rejected)
+
+    @property
+    def rows_read(self) -> RowSet | None:
+        """The rows, if some guard has read them."""
+        return self._rows
+
+    def divert(self, mask: Mask | None, chain: Chain, reason: str) -> None:
+        """Send rows elsewhere; rows that an earlier guard has sent away stay where they are.
+
+        Args:
+            mask: which rows, shape ``(n,)``; None for the request as a whole.
+            chain: who answers them instead.
+            reason: why, as in the ``Guardrails-Reason`` header.
+        """
+        self.flagged = True
+        if self.primary not in self.parts:
+            return
+        chain = self.plan.and_then_rescue(chain)
+        if mask is None or mask.all() or self.plan.method.shape.streams:
+            self.parts[:] = [Part(chain, reason)]
+            return
+        rows = np.arange(self.rows_total) if self.primary.index is None else self.primary.index
+        chosen = mask[rows]
+        if chosen.all():
+            self.parts.remove(self.primary)
+        self.primary.index = rows[~chosen]
+        self.parts.append(Part(chain, reason, rows[chosen]))
+
+    def refuse(self, message: str, reason: str, problems: tuple[Problem, ...] = ()) -> None:
+        """Answer the whole request with a 422. The first refusal counts."""
+        self.flagged = True
+        if not self.refused:
+            details = [problem.detail() for problem in problems]
+            self.error = Rejected(message, reason=reason, decision_id=self.id, details=details)
+            self.parts[:] = [Part((), reason, route=semconv.REJECTED)]
+
+    # What drivers ask
+
+    def __iter__(self) -> Iterator[Attempt]:
+        """Attempts, until every part is settled or the call has failed."""
+        self.handed_over = time.perf_counter()
+        yield from self._attempts()
+        if self.error is None:
+            try:
+                self._put_together()
+            except NotByRowError:
+                # The answer speaks for the request as a whole, so the request goes as a whole where its odd rows go.
+                odd = next(part for part in self.parts if part is not self.primary)
+                self.parts[:] = [Part(odd.chain, odd.reason)]
+                yield from self._attempts()
+                if self.error is None:
+                    self._put_together()
+        self.handed_back = time.perf_counter()
+
+    def _attempts(self) -> Iterator[Attempt]:
+        for part in self.parts:
+            for target in part.chain:
+                if target.rejects:
+                    self._reject(part, target)
+                    return
+                part.route = target.route
+                yield Attempt(self, part, target)
+                if part.settled:
+                    self.error = None
+                    break
+                self.flagged = True
+                if self.error is None or (target.route == semconv.PRIMARY and not self.plan.rescues(self.error)):
+                    return
+                part.reason = semconv.TIMEOUT if isinstance(self.error, TimeoutError) else semconv.ERROR
+            if not part.settled:
+                return
+
+    def failed(self, error: BaseException) -> None:
+        """The attempt under way raised."""
+        self.error = error
+
+    def arguments_for(self, part: Part) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments for a part: as they came, or only its rows."""
+        if part.index is None:
+            return self.args, self.kwargs
+        n, index = self.rows_total, part.index
+
+        def of_rows(value: Any) -> Any:
+            return take(value, index) if counts_rows(value, n) else value
+
+        return tuple(map(of_rows, self.args)), {name: of_rows(value) for name, value in self.kwargs.items()}
+
+    def answer(self) -> Any:
+        """What the caller gets: the result, or the exception."""
+        if self.error is not None:
+            error, self.error = self.error, None  # the traceback holds this frame: do not hold the traceback
+            raise error
+        return self.result
+
+    # What the end of a call is made of
+
+    @property
+    def route(self) -> str:
+        """Who answered: ``primary``, ``fallback:<name>``, ``rejected`` or ``mixed``."""
+        first = self.parts[0].route
+        return first if all(part.route == first for part in self.parts) else semconv.MIXED
+
+    @property
+    def reason(self) -> str | None:
+        """Why it was not the primary (of a mixed request, why the first rows were sent away)."""
+        for part in self.parts:
+            if part.reason is not None:
+                return part.reason
+        return semconv.ERROR if self.error is not None else None
+
+    @property
+    def primary_answered(self) -> bool:
+        """Whether the primary answered at least some rows."""
+        return self.error is None and self.primary.settled and self.primary.route == semconv.PRIMARY
+
+    def rows_in(self, part: Part) -> int:
+        """How many rows a part has."""
+        return self.rows_total if part.index is None else len(part.index)
+
+    def announce(self) -> None:
+        """Tell the middleware who answers. A batch has no one request to tell."""
+        if self.plan.method.batchable:
+            return
+        state = CURRENT.get()
+        if state is not None:
+            state.answer(self.id, self.route, self.reason)
+            state.rejection = self.error if isinstance(self.error, Rejected) else None
+
+    def part_of_row(self) -> list[Part]:
+        """The part each row belongs to, in the order of the rows."""
+        if len(self.parts) == 1:
+            return [self.parts[0]] * self.rows_total
+        owners: list[Part] = [self.primary] * self.rows_total
+        for part in self.parts:
+            for row in () if part.index is None else part.index.tolist():
+                owners[row] = part
+        return owners
+
+    def _reject(self, part: Part, target: Target) -> None:
+        reason = part.reason or semconv.ERROR
+        self.error = None
+        # One request has one status code: a refused row refuses the rows that came with it.
+        self.refuse(target.message or _REJECTIONS.get(reason, _REJECTIONS[semconv.ERROR]), reason, self.problems)
+
+    def _put_together(self) -> None:
+        if len(self.parts) == 1 and self.parts[0].index is None:
+            self.result = self.parts[0].result
+        else:
+            parts = [(part.index, part.result) for part in self.parts if part.index is not None]
+            self.result = merge(parts, self.rows_total)
+
+
+_REJECTIONS = {
+    semconv.OUTLIER: "This request is unlike the data the model was trained on, so the model does not answer it.",
+    semconv.INVALID: "This request is not what the model was trained to read.",
+    semconv.TIMEOUT: "No answer was ready in time.",
+    semconv.ERROR: "The model failed and nothing stands in for it.",
+}

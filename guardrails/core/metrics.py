@@ -1,0 +1,96 @@
+"""The Prometheus metrics, made when first used: prometheus_client must not be imported before BentoML has set it up."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, TypeVar
+
+from guardrails import semconv
+
+if TYPE_CHECKING:
+    from prometheus_client import Counter, Histogram
+
+BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+GUARD_BUCKETS = (0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0)
+
+Metric = TypeVar("Metric", "Counter", "Histogram")
+
+
+def _once(kind: type[Metric], name: str, text: str, labels: tuple[str, ...], **options: object) -> Metric:
+    # A process may build more than one app (tests do); prometheus_client refuses a second metric of the same name.
+    from prometheus_client import REGISTRY
+
+    known = getattr(REGISTRY, "_names_to_collectors", {}).get(name)
+    return known if isinstance(known, kind) else kind(name, text, labels, **options)  # type: ignore[arg-type]
+
+
+def _counter(name: str, text: str, labels: tuple[str, ...]) -> Counter:
+    from prometheus_client import Counter
+
+    return _once(Counter, name, text, labels)
+
+
+@functools.cache
+def request_duration() -> Histogram:
+    """How long guarded requests take, by api, route and reason."""
+    from prometheus_client import Histogram
+
+    text = "Seconds from the first guard to the last, answer included."
+    return _once(Histogram, semconv.REQUEST_DURATION, text, ("api", "route", "reason"), buckets=BUCKETS)
+
+
+@functools.cache
+def guard_duration() -> Histogram:
+    """How long the guards themselves take, by api."""
+    from prometheus_client import Histogram
+
+    text = "Seconds the guards of a request took, the answer not included."
+    return _once(Histogram, semconv.GUARD_DURATION, text, ("api",), buckets=GUARD_BUCKETS)
+
+
+@functools.cache
+def guard_errors() -> Counter:
+    """Guards that failed and were passed over."""
+    return _counter(semconv.GUARD_ERRORS_TOTAL, "Guards that failed and were passed over.", ("guard", "error_type"))
+
+
+@functools.cache
+def traces_kept() -> Counter:
+    """Unsampled traces that were exported because something was out of the ordinary."""
+    return _counter(semconv.TRACES_KEPT_TOTAL, "Unsampled traces exported because they were flagged.", ())
+
+
+@functools.cache
+def traces_overflowed() -> Counter:
+    """Traces given up while they waited for their verdict."""
+    return _counter(semconv.TRACES_OVERFLOWED_TOTAL, "Traces given up while waiting for their verdict.", ("cause",))
+
+
+@functools.cache
+def decisions_written() -> Counter:
+    """Records committed to the decision store."""
+    return _counter(semconv.DECISIONS_WRITTEN_TOTAL, "Records committed to the decision store.", ("kind",))
+
+
+@functools.cache
+def decisions_dropped() -> Counter:
+    """Records lost, and why."""
+    return _counter(semconv.DECISIONS_DROPPED_TOTAL, "Records that never reached the decision store.", ("cause",))
+
+
+@functools.cache
+def drift_rows() -> Counter:
+    """Rows counted for drift."""
+    return _counter(semconv.DRIFT_ROWS_TOTAL, "Sampled rows counted against the reference.", ("profile",))
+
+
+@functools.cache
+def drift_dropped() -> Counter:
+    """Sampled rows that found the queue full."""
+    return _counter(semconv.DRIFT_DROPPED_TOTAL, "Sampled requests that found the queue full.", ("profile",))
+
+
+@functools.cache
+def overruns() -> Counter:
+    """Calls that ran on after their deadline."""
+    return _counter(semconv.OVERRUNS_TOTAL, "Synchronous calls that ran on after their timeout.", ("api",))

@@ -1,0 +1,30 @@
+"""What one HTTP request and its guards tell each other: the middleware opens it, the guards fill it in."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+from guardrails import semconv
+from guardrails.errors import Rejected
+
+
+@dataclass(slots=True)
+class RequestState:
+    """Filled in by the guarded call, read by the middleware when the response starts.
+
+    A ContextVar carries a reference to it, and contexts are copied into worker threads: hence an object that is
+    written to, rather than a value that is set.
+    """
+
+    headers: dict[str, str] = field(default_factory=dict)
+    rejection: Rejected | None = None
+
+    def answer(self, decision_id: str, route: str, reason: str | None) -> None:
+        """Tell the client who answered, and why somebody else did."""
+        self.headers = {semconv.HEADER_DECISION_ID: decision_id, semconv.HEADER_ROUTE: route}
+        if reason is not None:
+            self.headers[semconv.HEADER_REASON] = reason
+
+
+CURRENT: ContextVar[RequestState | None] = ContextVar("guardrails_request", default=None)

@@ -1,0 +1,169 @@
+"""Who may answer a call: the primary, or a chain of fallbacks, each made callable the way the method is called."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from guardrails import semconv
+from guardrails.core.host import host
+from guardrails.core.method import Method, Shape
+from guardrails.errors import DecorationError
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A fallback that answers nobody: the request is refused with a 422 that says why."""
+
+    message: str | None = None
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A fallback that always answers the same value (for a batch: once per row)."""
+
+    value: Any
+
+
+FallbackSpec: TypeAlias = "str | Callable[..., Any] | Reject | Constant"
+Fallbacks: TypeAlias = "FallbackSpec | Sequence[FallbackSpec]"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Somebody who can answer: ``fn`` has the method's own shape and takes the method's own arguments."""
+
+    route: str
+    fn: Callable[..., Any]
+    rejects: bool = False
+    message: str | None = None
+    for_rows: Callable[[int], Callable[..., Any]] | None = None
+
+
+Chain: TypeAlias = tuple[Target, ...]
+
+
+def primary(method: Method) -> Target:
+    """The user's own function, bound to its instance."""
+    fn = method.fn if method.owner is None else method.fn.__get__(method.owner)
+    return Target(semconv.PRIMARY, fn)
+
+
+def listed(fallbacks: Fallbacks) -> tuple[FallbackSpec, ...]:
+    """One fallback or several, as a tuple."""
+    if isinstance(fallbacks, list | tuple):
+        return tuple(fallbacks)
+    return (fallbacks,)  # type: ignore[return-value]  # a str is a Sequence too, and is one fallback
+
+
+def chain(fallbacks: Fallbacks, method: Method) -> Chain:
+    """Resolve fallbacks against a bound method, in order.
+
+    Raises:
+        DecorationError: a name the service does not have, a fallback of another shape, a rejection in a batch.
+    """
+    return tuple(_target(spec, method) for spec in listed(fallbacks))
+
+
+def _target(spec: FallbackSpec, method: Method) -> Target:
+    if isinstance(spec, Reject):
+        if method.batchable:
+            raise DecorationError(
+                f"{method.fn.__qualname__}() is batchable: BentoML merges several clients' rows into one call, and a "
+                "rejection would fail all of them. Use a fallback that answers, e.g. constant(...) or a method's name."
+            )
+        return Target(semconv.REJECTED, _unreachable, rejects=True, message=spec.message)
+    if isinstance(spec, Constant):
+        return _constant(spec.value, method)
+    if isinstance(spec, str):
+        return Target(f"{semconv.FALLBACK_PREFIX}{spec}", _named(spec, method))
+    if callable(spec):
+        name = getattr(spec, "__name__", type(spec).__name__)
+        return Target(f"{semconv.FALLBACK_PREFIX}{name}", _lift(_owned(spec, method), method, spec))
+    raise DecorationError(
+        f"{spec!r} is no fallback for {method.fn.__qualname__}(). Give a method's name, a callable of the same "
+        "signature, reject(), constant(value), or a list of these."
+    )
+
+
+def _constant(value: Any, method: Method) -> Target:
+    def saying(answer: Any) -> Callable[..., Any]:
+        return _lift(lambda *_, **__: answer, method)
+
+    def for_rows(n: int) -> Callable[..., Any]:
+        one_entry = isinstance(value, list | tuple | np.ndarray) and len(value) == 1
+        if not one_entry or n == 1:
+            return saying(value)
+        return saying(np.repeat(value, n, axis=0) if isinstance(value, np.ndarray) else value * n)
+
+    return Target(f"{semconv.FALLBACK_PREFIX}constant", saying(value), for_rows=for_rows)
+
+
+def _unreachable(*_: Any, **__: Any) -> Any:
+    raise AssertionError("a rejection is not called")
+
+
+def _named(name: str, method: Method) -> Callable[..., Any]:
+    attribute = inspect.getattr_static(type(method.owner), name, None) if method.owner is not None else None
+    if attribute is None:
+        raise DecorationError(
+            f"the fallback {name!r} of {method.fn.__qualname__}() is no method of {type(method.owner).__name__}. "
+            "Define it there, with the same arguments as the guarded method."
+        )
+    fn = host().function_behind(attribute) or attribute
+    return _lift(fn.__get__(method.owner), method, fn)
+
+
+def _owned(spec: Callable[..., Any], method: Method) -> Callable[..., Any]:
+    # A function written in the class body has the method's signature, self included; one from elsewhere has not.
+    try:
+        first = next(iter(inspect.signature(spec).parameters), None)
+    except (TypeError, ValueError):
+        return spec
+    return spec.__get__(method.owner) if first == "self" and method.owner is not None else spec  # type: ignore[no-any-return,attr-defined]
+
+
+def _lift(fn: Callable[..., Any], method: Method, named: Callable[..., Any] | None = None) -> Callable[..., Any]:
+    """Make a fallback callable the way the method is called: a plain function may stand in for any shape."""
+    shape = Shape.of(fn)
+    if shape is method.shape:
+        return fn
+    if shape is not Shape.FUNCTION:
+        name = getattr(named or fn, "__qualname__", repr(fn))
+        raise DecorationError(
+            f"{name}() is a {shape.value}, but {method.fn.__qualname__}() is a {method.shape.value}: the fallback must "
+            f"be a {method.shape.value} too, or a plain function."
+        )
+    return _LIFTS[method.shape](fn)
+
+
+def _as_coroutine(fn: Callable[..., Any]) -> Callable[..., Any]:
+    async def lifted(*args: Any, **kwargs: Any) -> Any:
+        return fn(*args, **kwargs)
+
+    return lifted
+
+
+def _as_generator(fn: Callable[..., Any]) -> Callable[..., Any]:
+    def lifted(*args: Any, **kwargs: Any) -> Any:
+        yield fn(*args, **kwargs)
+
+    return lifted
+
+
+def _as_async_generator(fn: Callable[..., Any]) -> Callable[..., Any]:
+    async def lifted(*args: Any, **kwargs: Any) -> Any:
+        yield fn(*args, **kwargs)
+
+    return lifted
+
+
+_LIFTS = {
+    Shape.COROUTINE: _as_coroutine,
+    Shape.GENERATOR: _as_generator,
+    Shape.ASYNC_GENERATOR: _as_async_generator,
+}

@@ -1,0 +1,93 @@
+"""@sample_drift: a sample of the rows, and of the model's own answers, is counted against the profile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from guardrails import semconv
+from guardrails.core.call import Call, Stage
+from guardrails.core.host import host
+from guardrails.core.method import Method
+from guardrails.core.pipeline import attach, brief
+from guardrails.drift.sampler import Sampler, sampler_of
+from guardrails.errors import DecorationError
+from guardrails.profile.reference import ProfileSpec, pin, resolve
+from guardrails.typing import F, Hooks
+
+_WORD = 1 << 64
+
+
+@dataclass(frozen=True, repr=False)
+class sample_drift:  # noqa: N801  # a decorator is read as a verb
+    """Sample requests for drift: one reference into a bounded queue; a background thread counts.
+
+    The sample is drawn by the trace id, with the same rule as OpenTelemetry's ratio sampler: at equal rates the sampled
+    requests and the sampled traces are the same ones. A request of several rows counts as one row: rows that come
+    together are alike, and counting all would be taken for drift.
+
+    Args:
+        profile: a `Profile`, a `Profile.ref`, or ``lambda self: ...``.
+        rate: the share of requests to sample, in (0, 1].
+        features: the argument that holds the rows; the first one by default.
+
+    Raises:
+        DecorationError: at decoration, when the rate is no share.
+
+    Example:
+        >>> import numpy as np, guardrails as gr
+        >>> profile = gr.Profile.fit(np.random.default_rng(0).normal(size=(500, 2)))
+        >>> @gr.sample_drift(profile)
+        ... def predict(rows: np.ndarray) -> list:
+        ...     return rows.sum(axis=1).tolist()
+        >>> predict(np.array([[1.0, 2.0]]))
+        [3.0]
+        >>> from guardrails.drift import sampler_of
+        >>> sampler_of(profile).flush().rows
+        1
+    """
+
+    profile: ProfileSpec
+    rate: float = 1.0
+    features: str | None = None
+    name: ClassVar[str] = "sample_drift"
+    stage: Stage = Stage.OBSERVE
+    __repr__ = brief
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.rate <= 1.0:
+            raise DecorationError(f"sample_drift(rate={self.rate!r}): a rate is a share of requests, above 0, at most 1.")
+
+    def __call__(self, fn: F) -> F:
+        pin(self.profile, fn)
+        return attach(self, fn)
+
+    def check(self, method: Method) -> None:
+        """At decoration: the argument exists."""
+        method.position_of(self.features)
+
+    def bind(self, method: Method) -> Hooks:
+        """At worker start: load the profile, start its flusher."""
+        sampler = sampler_of(resolve(self.profile, method.owner))
+        host().at_shutdown(method.owner, sampler.close)
+        return Hooks(after=_Observer(sampler, self.rate, method.position_of(self.features)).after)
+
+
+class _Observer:
+    """What one sampled method needs at run time."""
+
+    def __init__(self, sampler: Sampler, rate: float, at: tuple[int, str]) -> None:
+        self._offer, self._at = sampler.offer, at
+        self._layout = sampler.profile.layout
+        self._bound = round(rate * _WORD)
+
+    def after(self, call: Call) -> None:
+        # Without a trace the decision id, which is as random, decides.
+        identity = call.trace_id or int(call.id, 16)
+        if identity & (_WORD - 1) >= self._bound:
+            return
+        call.attributes[semconv.DRIFT_SAMPLED] = True
+        rows = call.rows_read
+        if rows is None:
+            rows = call.payload(self._at)
+        self._offer(rows, call.result if call.primary_answered else None, call.primary.index, identity >> 64)

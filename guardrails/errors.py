@@ -1,0 +1,65 @@
+"""Every error and warning of the library, and what each one means for a client.
+
+```
+GuardrailsError
+├─ DecorationError (TypeError)    at import or start-up: a decorator stands where it cannot work
+├─ ProfileError (ValueError)      a profile cannot be fitted, saved, found or read
+├─ DecisionStoreError             the decision store cannot be opened
+└─ Rejected (BentoML's 422)       a request was refused: at run time, for the client
+GuardrailsWarning (UserWarning)   something works, but not as its author probably meant
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bentoml.exceptions import UnprocessableEntity
+
+
+class GuardrailsError(Exception):
+    """Base of every error this library raises on its own account."""
+
+
+class DecorationError(GuardrailsError, TypeError):
+    """A decorator was put where it cannot work. Raised at import or start-up; the message holds the fix."""
+
+
+class ProfileError(GuardrailsError, ValueError):
+    """A profile cannot be fitted, saved, found or read."""
+
+
+class DecisionStoreError(GuardrailsError):
+    """The decision store cannot be opened or has a schema this version does not know."""
+
+
+class Rejected(GuardrailsError, UnprocessableEntity):  # type: ignore[misc]
+    """A guard refused the request. BentoML answers 422; `install` gives it a JSON body of its own.
+
+    Attributes:
+        reason: ``outlier`` or ``invalid`` (or what made the last fallback of a chain give up).
+        decision_id: the id under which the refusal is recorded and traced.
+        details: one mapping per problem, each naming field, rule, expected and found.
+    """
+
+    def __init__(
+        self, message: str, *, reason: str, decision_id: str, details: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.decision_id = decision_id
+        self.details = tuple(details)
+
+    def body(self) -> dict[str, Any]:
+        """The JSON body of the 422."""
+        return {
+            "error": str(self),
+            "reason": self.reason,
+            "decision_id": self.decision_id,
+            "details": [dict(detail) for detail in self.details],
+        }
+
+
+class GuardrailsWarning(UserWarning):
+    """Something works, but probably not as its author meant."""

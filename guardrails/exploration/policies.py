@@ -1,0 +1,59 @@
+"""Which action with which probability: exact, vectorised, stateless."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from guardrails.errors import DecorationError
+from guardrails.typing import Probabilities, Scores
+
+MAX_EPSILON = 0.5
+"""More than half of the answers drawn at random is a mistake, not a policy."""
+
+
+@dataclass(frozen=True)
+class EpsilonGreedy:
+    """Mostly the best action; with probability epsilon any action, the best one included.
+
+    ``p(a) = epsilon / K + (1 - epsilon) [a is greedy]``. The first of several equal scores is the greedy one, as
+    `numpy.argmax` has it.
+
+    Args:
+        epsilon: the share of answers drawn at random.
+
+    Raises:
+        DecorationError: epsilon is not in [0, 0.5].
+
+    Example:
+        >>> import numpy as np, guardrails as gr
+        >>> gr.EpsilonGreedy(0.1).pmf(np.array([0.2, 0.9])).round(3).tolist()
+        [0.05, 0.95]
+    """
+
+    epsilon: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.epsilon <= MAX_EPSILON:
+            raise DecorationError(f"EpsilonGreedy({self.epsilon!r}): epsilon lies between 0 and {MAX_EPSILON}.")
+
+    def pmf(self, scores: Scores, /) -> Probabilities:
+        """Probabilities for scores of shape ``(K,)`` or ``(n, K)``, in the same shape.
+
+        Raises:
+            ValueError: a score is NaN, or there is no action.
+        """
+        scores = np.asarray(scores)
+        actions = scores.shape[-1] if scores.ndim else 0
+        if actions == 0:
+            raise ValueError("there is no action to choose from")
+        if scores.dtype.kind == "f" and np.isnan(scores).any():
+            raise ValueError("a score is NaN: an action without a score cannot be compared with the others")
+        probabilities = np.full(scores.shape, self.epsilon / actions)
+        if scores.ndim == 1:
+            probabilities[scores.argmax()] += 1.0 - self.epsilon
+        else:
+            best = np.expand_dims(scores.argmax(axis=-1), -1)
+            np.put_along_axis(probabilities, best, 1.0 - self.epsilon + self.epsilon / actions, axis=-1)
+        return probabilities

@@ -1,0 +1,52 @@
+"""One keyed hash decides a draw, so that any record can be replayed and nobody without the key can predict it.
+
+BLAKE2b with a key is a pseudo-random function (RFC 7693); its ``person`` parameter keeps our draws apart from any other
+use of the same key. The digest gives four independent 64-bit words, so that no two decisions share a random number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from guardrails.typing import Probabilities
+
+_PERSON = b"guardrails/ex/v1"
+_SCALE = 2.0**-53
+PICK = 1
+"""The word that picks the action; word 0 is kept for gates (ramps, log sampling), so that both stay independent."""
+
+
+def uniform(unit: str | bytes, key: bytes, word: int = PICK) -> float:
+    """A number in [0, 1) that is fixed by unit and key, and looks random to anybody without the key.
+
+    Args:
+        unit: what is randomised: a decision id, a user.
+        key: the secret, 16 to 64 bytes.
+        word: which of four independent numbers.
+    """
+    text = unit.encode() if isinstance(unit, str) else unit
+    digest = hashlib.blake2b(text, digest_size=32, key=key, person=_PERSON).digest()
+    return (int.from_bytes(digest[8 * word : 8 * word + 8], "little") >> 11) * _SCALE
+
+
+def draw(pmf: Probabilities, unit: str | bytes, key: bytes) -> int:
+    """Draw an action: the same one for the same unit, key and probabilities, today and in a replay.
+
+    Args:
+        pmf: probabilities of the actions, shape ``(K,)``.
+        unit: what is randomised: a decision id, a user.
+        key: the secret, 16 to 64 bytes.
+
+    Returns:
+        The action's index; never one of probability zero.
+
+    Example:
+        >>> import numpy as np
+        >>> from guardrails.exploration import draw
+        >>> draw(np.array([0.0, 1.0, 0.0]), "request-1", b"0123456789abcdef")
+        1
+    """
+    cumulative = pmf.cumsum()
+    threshold = uniform(unit, key) * cumulative[-1]
+    # "right": an action begins where the one before it ends, so one of probability zero is never hit.
+    return int(cumulative.searchsorted(threshold, side="right"))

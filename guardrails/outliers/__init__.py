@@ -1,0 +1,7 @@
+"""CHECK: who is an outlier, and where it goes. `fit` works over arrays, without a service."""
+
+from guardrails.outliers.calibration import CalibratedDetector, calibrate
+from guardrails.outliers.fitting import fit
+from guardrails.outliers.forest import IsolationForest
+
+__all__ = ["CalibratedDetector", "IsolationForest", "calibrate", "fit"]

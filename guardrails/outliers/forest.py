@@ -1,0 +1,172 @@
+"""An isolation forest as plain arrays: scikit-learn fits it, NumPy walks it, the scores are the same to 1e-12.
+
+Liu, Ting and Zhou, "Isolation Forest", ICDM 2008: a row that few random splits isolate is strange. The score is
+``2 ** (-E[depth] / c(max_samples))``, in (0, 1], higher is stranger (scikit-learn's ``score_samples``, negated).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from guardrails.typing import Rows, Scores
+
+_CHUNK = 256
+"""Rows walked together: a chunk's nodes stay in the first-level caches."""
+
+
+@dataclass(frozen=True, eq=False)
+class IsolationForest:
+    """A fitted forest. Trees lie one after the other; the right child of a node is the one after the left.
+
+    Attributes:
+        feature: column a node looks at, shape ``(nodes,)``; 0 in leaves.
+        threshold: a row goes right when its value is greater; ``inf`` in leaves, so that a row stays there.
+        left: the left child, shape ``(nodes,)``; a leaf is its own.
+        length: a leaf's path length (its depth, plus what its unsplit rows would still need), shape ``(nodes,)``.
+        roots: the first node of each tree, shape ``(trees,)``.
+        depth: how many steps reach every leaf.
+        normaliser: trees times the expected path length, the denominator of the exponent.
+        width: columns of a row.
+    """
+
+    feature: npt.NDArray[np.intp]
+    threshold: npt.NDArray[np.float64]
+    left: npt.NDArray[np.intp]
+    length: npt.NDArray[np.float64]
+    roots: npt.NDArray[np.intp]
+    depth: int
+    normaliser: float
+    width: int
+
+    kind = "isolation_forest"
+
+    @classmethod
+    def fit(cls, X: Rows, *, trees: int = 100, seed: int = 0) -> IsolationForest:
+        """Fit a forest of ``trees`` trees on rows ``(n, d)`` with scikit-learn, and compile it."""
+        from sklearn.ensemble import IsolationForest as Fitted
+
+        return cls.compile(Fitted(n_estimators=trees, random_state=seed).fit(X))
+
+    @classmethod
+    def compile(cls, fitted: Any) -> IsolationForest:
+        """Turn a fitted `sklearn.ensemble.IsolationForest` into arrays.
+
+        Raises:
+            TypeError: it is not a fitted isolation forest.
+        """
+        if not hasattr(fitted, "estimators_features_") or not hasattr(fitted, "_decision_path_lengths"):
+            raise TypeError(f"{fitted!r} is no fitted scikit-learn IsolationForest.")
+        parts, roots, start = [], [], 0
+        for estimator, columns, depths, unsplit in zip(
+            fitted.estimators_,
+            fitted.estimators_features_,
+            fitted._decision_path_lengths,  # noqa: SLF001  # the very numbers its own scores are made of
+            fitted._average_path_length_per_tree,  # noqa: SLF001
+            strict=True,
+        ):
+            parts.append(_compile_tree(estimator.tree_, np.asarray(columns), depths + unsplit - 1.0, start))
+            roots.append(start)
+            start += estimator.tree_.node_count
+        feature, threshold, left, length = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        depth = max(estimator.tree_.max_depth for estimator in fitted.estimators_)
+        normaliser = len(roots) * _average_path_length(fitted.max_samples_)
+        return cls(feature, threshold, left, length, np.array(roots, np.intp), depth, normaliser, fitted.n_features_in_)
+
+    def score(self, rows: Rows) -> Scores:
+        """Score rows of shape ``(n, d)``: shape ``(n,)``, in (0, 1], higher is stranger.
+
+        Values are rounded to float32 before they are compared, as scikit-learn does.
+        """
+        with np.errstate(over="ignore"):
+            values = rows.astype(np.float32).astype(np.float64)
+        if len(values) == 1:
+            lengths = np.array([self._length_of(values[0])])
+        else:
+            lengths = np.concatenate([self._lengths_of(chunk) for chunk in _chunks(values)])
+        exponent = lengths / self.normaliser if self.normaliser else np.ones_like(lengths)
+        return np.asarray(np.exp2(-exponent))
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """What `from_arrays` needs, as arrays without objects."""
+        small = np.array([self.depth, self.width], np.int64)
+        return {
+            "feature": self.feature.astype(np.int32),
+            "threshold": self.threshold,
+            "left": self.left.astype(np.int32),
+            "length": self.length,
+            "roots": self.roots.astype(np.int32),
+            "shape": small,
+            "normaliser": np.array([self.normaliser]),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> IsolationForest:
+        """The inverse of `arrays`."""
+        feature, left, roots = (arrays[name].astype(np.intp) for name in ("feature", "left", "roots"))
+        depth, width = (int(value) for value in arrays["shape"])
+        return cls(
+            feature, arrays["threshold"], left, arrays["length"], roots, depth, float(arrays["normaliser"][0]), width
+        )
+
+    @cached_property
+    def _steps(self) -> range:
+        return range(self.depth)
+
+    def _length_of(self, row: npt.NDArray[np.float64]) -> float:
+        """One row: all trees walk together, level by level."""
+        node, feature, threshold, left = self.roots, self.feature, self.threshold, self.left
+        for _ in self._steps:
+            node = left[node] + (row[feature[node]] > threshold[node])
+        return float(self.length[node].sum())
+
+    def _lengths_of(self, rows: Rows) -> npt.NDArray[np.float64]:
+        """Several rows: the same walk for every pair of row and tree."""
+        n = len(rows)
+        flat = np.ascontiguousarray(rows).ravel()
+        offset = np.repeat(np.arange(n) * self.width, len(self.roots))
+        node = np.tile(self.roots, n)
+        feature, threshold, left = self.feature, self.threshold, self.left
+        for _ in self._steps:
+            right = flat.take(feature.take(node) + offset) > threshold.take(node)
+            node = left.take(node) + right
+        return np.asarray(self.length.take(node).reshape(n, -1).sum(axis=1))
+
+
+def _chunks(rows: Rows) -> list[Rows]:
+    return [rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)]
+
+
+def _compile_tree(
+    tree: Any, columns: npt.NDArray[Any], lengths: npt.NDArray[np.float64], start: int
+) -> tuple[npt.NDArray[Any], ...]:
+    """Renumber a tree so that siblings are neighbours (left first), beginning at node ``start``."""
+    children_left, children_right = tree.children_left, tree.children_right
+    order, queue = [0], [0]
+    for node in queue:
+        if children_left[node] >= 0:
+            pair = [children_left[node], children_right[node]]
+            order += pair
+            queue += pair
+    old = np.array(order)
+    new = np.empty_like(old)
+    new[old] = np.arange(len(old)) + start
+    leaf = children_left[old] < 0
+    feature = np.where(leaf, 0, columns[np.where(leaf, 0, tree.feature[old])]).astype(np.intp)
+    threshold = np.where(leaf, np.inf, tree.threshold[old])
+    left = np.where(leaf, new[old], new[children_left[old]]).astype(np.intp)
+    return feature, threshold, left, lengths[old]
+
+
+def _average_path_length(n: int) -> float:
+    """c(n) of the paper: the expected path length of an unsuccessful search among n rows."""
+    if n <= 1:
+        return 0.0
+    if n == 2:  # noqa: PLR2004
+        return 1.0
+    return float(2.0 * (np.log(n - 1.0) + np.euler_gamma) - 2.0 * (n - 1.0) / n)

@@ -1,0 +1,150 @@
+"""The columns of a profile: names, kinds, ranges, categories, missing shares; and training data read by them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from guardrails.core.payload import Layout
+from guardrails.errors import ProfileError
+from guardrails.typing import Rows
+
+MAX_CATEGORIES = 1000
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One column.
+
+    Attributes:
+        name: its name; ``feature_<i>`` where the data had none.
+        low, high: the range seen; None for a category.
+        missing: the share of rows without a value.
+        categories: the values seen, in the order of their codes; empty for a number.
+    """
+
+    name: str
+    low: float | None = None
+    high: float | None = None
+    missing: float = 0.0
+    categories: tuple[Any, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """``number`` or ``category``."""
+        return "category" if self.categories else "number"
+
+    @property
+    def constant(self) -> bool:
+        """Whether training saw one value only."""
+        return len(self.categories) == 1 or (self.low is not None and self.low == self.high)
+
+
+@dataclass(frozen=True)
+class Schema:
+    """All columns, in order."""
+
+    features: tuple[Feature, ...]
+
+    def layout(self) -> Layout:
+        """How a payload is read by these columns."""
+        codes = {
+            column: {value: code for code, value in enumerate(feature.categories)}
+            for column, feature in enumerate(self.features)
+            if feature.categories
+        }
+        return Layout(tuple(feature.name for feature in self.features), codes)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """As it stands in ``profile.json``."""
+        return [asdict(feature) for feature in self.features]
+
+    @classmethod
+    def from_json(cls, features: Sequence[dict[str, Any]]) -> Schema:
+        """The inverse of `to_json`."""
+        return cls(tuple(Feature(**{**f, "categories": tuple(f["categories"])}) for f in features))
+
+
+def learn(
+    X: Any, feature_names: Sequence[str] | None, categorical: Collection[str | int]
+) -> tuple[Schema, Rows]:
+    """Learn the columns of training data, and read it by them.
+
+    Args:
+        X: an ``(n, d)`` array or a DataFrame.
+        feature_names: ``d`` names; a DataFrame has its own.
+        categorical: names or numbers of the columns that are categories.
+
+    Returns:
+        The schema, and X as a float matrix in which categories are codes and missing values NaN.
+
+    Raises:
+        ProfileError: X is no matrix, the names do not fit, a column is neither numeric nor declared categorical.
+    """
+    names, columns = _columns(X, feature_names)
+    unknown = [c for c in categorical if c not in names and not (isinstance(c, int) and 0 <= c < len(names))]
+    if unknown:
+        raise ProfileError(f"categorical={unknown!r} names no column; the columns are {', '.join(names[:20])}.")
+    chosen = {names[c] if isinstance(c, int) else c for c in categorical}
+    features, arrays = [], []
+    for name, column in zip(names, columns, strict=True):
+        feature, array = (_category if name in chosen else _number)(name, column)
+        features.append(feature)
+        arrays.append(array)
+    return Schema(tuple(features)), np.column_stack(arrays)
+
+
+def _columns(X: Any, feature_names: Sequence[str] | None) -> tuple[list[str], list[npt.NDArray[Any]]]:
+    if hasattr(X, "iloc") and hasattr(X, "columns"):
+        frame_names = [str(name) for name in X.columns]
+        columns = [np.asarray(X.iloc[:, i]) for i in range(len(frame_names))]
+        names = frame_names if feature_names is None else list(feature_names)
+    else:
+        matrix = np.asarray(X)
+        if matrix.ndim > 2:  # noqa: PLR2004  # images: one column per pixel, as the request path reads them
+            matrix = matrix.reshape(len(matrix), -1)
+        if matrix.ndim != 2:  # noqa: PLR2004
+            raise ProfileError(f"X has shape {matrix.shape}; rows of shape (n, d) are needed.")
+        columns = list(matrix.T)
+        names = list(feature_names) if feature_names is not None else [f"feature_{i}" for i in range(len(columns))]
+    if len(names) != len(columns) or len(set(names)) != len(names):
+        raise ProfileError(f"{len(names)} feature names for {len(columns)} columns, or a name twice: {names[:20]}.")
+    if not columns or not len(columns[0]):
+        raise ProfileError("X holds no rows.")
+    return [str(name) for name in names], columns
+
+
+def _number(name: str, column: npt.NDArray[Any]) -> tuple[Feature, npt.NDArray[np.float64]]:
+    try:
+        values = column.astype(np.float64)
+    except (TypeError, ValueError):
+        raise ProfileError(
+            f"column {name!r} holds values that are no numbers ({column.dtype}). Declare it: categorical=[{name!r}]."
+        ) from None
+    missing = np.isnan(values)
+    if missing.all():
+        raise ProfileError(f"column {name!r} holds no value at all; leave it out.")
+    if np.isinf(values).any():
+        raise ProfileError(f"column {name!r} holds infinities; remove these rows.")
+    seen = values[~missing]
+    return Feature(name, float(seen.min()), float(seen.max()), float(missing.mean())), values
+
+
+def _category(name: str, column: npt.NDArray[Any]) -> tuple[Feature, npt.NDArray[np.float64]]:
+    values = [value.item() if isinstance(value, np.generic) else value for value in column.tolist()]
+    seen = sorted({value for value in values if not _is_missing(value)}, key=lambda value: (str(type(value)), value))
+    if not seen:
+        raise ProfileError(f"column {name!r} holds no value at all; leave it out.")
+    if len(seen) > MAX_CATEGORIES:
+        raise ProfileError(f"column {name!r} has {len(seen)} categories; more than {MAX_CATEGORIES} are no categories.")
+    codes = {value: float(code) for code, value in enumerate(seen)}
+    array = np.array([codes.get(value, np.nan) for value in values])
+    return Feature(name, missing=float(np.isnan(array).mean()), categories=tuple(seen)), array
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value == "" or value != value  # noqa: PLR0124  # NaN is what differs from itself

@@ -1,0 +1,121 @@
+"""BentoML's answers to what the pipeline asks of its host."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import inspect
+import logging
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import bentoml
+from _bentoml_sdk import Service
+from _bentoml_sdk.method import APIMethod
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
+
+    from guardrails.typing import Guard
+
+logger = logging.getLogger("guardrails")
+
+INSTALLED = "__guardrails_installed__"
+SHUTDOWN_HOOK = "zz_guardrails_shutdown"
+"""BentoML runs hooks in the order of their names: ours comes after the service's own, which may still log decisions."""
+
+_closers: dict[int, list[Callable[[], None]]] = {}
+_lock = threading.Lock()
+_serving = threading.Event()
+
+
+def mark_serving() -> None:
+    """This process is a worker: from now on BentoML's own tracer provider is the one that exports."""
+    _serving.set()
+
+
+class BentoHost:
+    """BentoML around a guarded method."""
+
+    def batchable(self, owner: type, name: str) -> bool:
+        """As ``@bentoml.api(batchable=...)`` says."""
+        api = inspect.getattr_static(owner, name, None)
+        return isinstance(api, APIMethod) and bool(api.batchable)
+
+    def installed(self, owner: type) -> Sequence[Guard]:
+        """What `install` left on the class."""
+        guards: Sequence[Guard] = getattr(owner, INSTALLED, ())
+        return guards
+
+    def tracer_provider(self) -> TracerProvider:
+        """BentoML's provider while serving (asking for it earlier would build it before it is configured)."""
+        if _serving.is_set() or _in_request():
+            from bentoml._internal.configuration.containers import BentoMLContainer
+
+            return BentoMLContainer.tracer_provider.get()  # type: ignore[no-any-return]
+        from opentelemetry import trace
+
+        return trace.get_tracer_provider()
+
+    def at_shutdown(self, owner: Any, close: Callable[[], None]) -> None:
+        """In a worker, in BentoML's shutdown hook (``atexit`` does not run there); elsewhere at exit."""
+        if owner is None or not (_serving.is_set() or _in_request()):
+            atexit.register(close)
+            return
+        with _lock:
+            closers = _closers.setdefault(id(type(owner)), [])
+            if close not in closers:
+                closers.append(close)
+            if SHUTDOWN_HOOK not in vars(type(owner)):
+                setattr(type(owner), SHUTDOWN_HOOK, bentoml.on_shutdown(_close_all))
+
+    def pinned(self, owner: type, tag: str) -> str:
+        """The version in the running bento: ``bentoml serve`` itself would take the newest one on this machine."""
+        service = service_of(owner)
+        bento = None if service is None else service.bento
+        if bento is None:
+            return tag
+        name = tag.partition(":")[0]
+        pinned = (str(info.tag) for info in bento.info.all_models if info.tag.name == name)
+        return next(pinned, tag)
+
+    def function_behind(self, attribute: Any) -> Callable[..., Any] | None:
+        """The function an ``@bentoml.api`` wraps; of a guarded one, the guarded function."""
+        return attribute.func if isinstance(attribute, APIMethod) else None
+
+
+def service_of(owner: type) -> Service[Any] | None:
+    """The BentoML service made of a class."""
+    module = sys.modules.get(owner.__module__)
+    services = (value for value in vars(module).values() if isinstance(value, Service)) if module else iter(())
+    return next((service for service in services if service.inner is owner), None)
+
+
+def _in_request() -> bool:
+    try:
+        bentoml.Context().request  # noqa: B018  # raises outside of a request
+    except LookupError:
+        return False
+    return True
+
+
+def _close_all(self: Any) -> None:
+    """Flush and close, side by side: a store that is down must not take the collector's time."""
+    with _lock:
+        closers = _closers.pop(id(type(self)), [])
+    threads = [threading.Thread(target=_close_quietly, args=(close,), daemon=True) for close in closers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(CLOSE_TIMEOUT)
+
+
+CLOSE_TIMEOUT = 8.0
+"""Seconds any one of them may hold up the shutdown; they run side by side."""
+
+
+def _close_quietly(close: Callable[[], None]) -> None:
+    with contextlib.suppress(Exception):
+        close()

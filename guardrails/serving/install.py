@@ -1,0 +1,139 @@
+"""@install: what a whole service gets: endpoints, headers, readiness, records, a flush at shutdown."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import bentoml
+from _bentoml_sdk import Service
+from bentoml.models import BentoModel
+
+from guardrails.core.pipeline import MARK, Pipeline
+from guardrails.decisions.guard import Features, Record
+from guardrails.errors import DecorationError
+from guardrails.profile.profile import Profile
+from guardrails.profile.reference import ProfileRef
+from guardrails.serving.endpoints import Endpoints
+from guardrails.serving.host import INSTALLED, mark_serving
+from guardrails.serving.middleware import GuardMiddleware
+from guardrails.serving.status import Worker
+
+logger = logging.getLogger("guardrails")
+
+STARTUP_HOOK = "zz_guardrails_startup"
+"""After the service's own start-up hooks, which may load what a guard's ``lambda self: ...`` asks for."""
+DEPLOYMENT_HOOK = "zz_guardrails_deployment"
+
+
+@dataclass(frozen=True)
+class install:  # noqa: N801  # a decorator is read as a verb
+    """Prepare a service for its guards: stands above ``@bentoml.service``.
+
+    It adds ``Guardrails-*`` response headers and the JSON body of refusals, ``GET <path>/status``, ``GET <path>/``,
+    ``POST <path>/feedback``, a decision record for every answered request, a readiness that says no while a guard
+    cannot be set up, and a bounded flush of spans and records when the worker stops. It pins the profile in the bento.
+
+    Args:
+        profile: the service's profile, by reference or in hand; for the bento and for the status.
+        decisions: an SQLAlchemy URL such as ``sqlite:///decisions.db``; None records nothing.
+        path: where the endpoints are.
+        token: when set, the endpoints want ``Authorization: Bearer <token>``.
+        features: what a decision record keeps of the row: ``"store"``, ``"hash"`` or ``"none"``.
+
+    Raises:
+        DecorationError: at import, when it stands below ``@bentoml.service``, or a guard cannot work in this service.
+    """
+
+    profile: Profile | ProfileRef | None = None
+    decisions: str | None = None
+    path: str = "/guardrails"
+    token: str | None = None
+    features: Features = "none"
+
+    def __post_init__(self) -> None:
+        if not self.path.startswith("/") or self.path == "/":
+            raise DecorationError(f"install(path={self.path!r}): the path begins with a slash and is more than one.")
+        if self.features not in ("store", "hash", "none"):
+            raise DecorationError(f"install(features={self.features!r}): it is 'store', 'hash' or 'none'.")
+
+    def __call__(self, service: Service[Any]) -> Service[Any]:
+        if not isinstance(service, Service):
+            raise DecorationError(
+                f"install stands below @bentoml.service on {getattr(service, '__name__', service)!r}. "
+                "Move it above: it prepares the finished service."
+            )
+        if getattr(service.inner, STARTUP_HOOK, None) is not None:
+            raise DecorationError(f"{service.name} has @guardrails.install twice. Keep one.")
+        pipelines = guarded_apis(service)
+        _verify(service.inner, pipelines)
+        worker = Worker(service.name, pipelines, self.profile, self.decisions)
+        if self.decisions is not None:
+            setattr(service.inner, INSTALLED, (Record(self.decisions, self.features),))
+            setattr(service.inner, DEPLOYMENT_HOOK, bentoml.on_deployment(_prepare_store(self.decisions)))
+        tag = getattr(self.profile, "tag", None)
+        if tag is not None and all(str(getattr(model, "tag", "")) != tag for model in service.models):
+            service.models.append(BentoModel(tag))
+        setattr(service.inner, STARTUP_HOOK, bentoml.on_startup(_start(worker)))
+        service.inner.__is_ready__ = _ready(worker, getattr(service.inner, "__is_ready__", None))
+        service.add_asgi_middleware(GuardMiddleware)
+        # A plain callable, not a Starlette app: BentoML lists a Starlette's routes in the service's schema.
+        service.mount_asgi_app(Endpoints(worker, self.path, self.token), path=self.path, name="guardrails")
+        return service
+
+
+def guarded_apis(service: Service[Any]) -> dict[str, Pipeline]:
+    """The pipelines of a service's guarded methods, by the name of the API."""
+    functions = {name: api.func for name, api in service.apis.items()}
+    return {name: getattr(fn, MARK) for name, fn in functions.items() if getattr(fn, MARK, None) is not None}
+
+
+def _verify(cls: type, pipelines: dict[str, Pipeline]) -> None:
+    """Resolve every fallback once, at import, on an instance that was never set up: names and shapes are the class's."""
+    blank = cls.__new__(cls)
+    for pipeline in pipelines.values():
+        method = pipeline.method.bound_to(blank)
+        for guard in pipeline.guards:
+            verify = getattr(guard, "verify", None)
+            if verify is not None:
+                verify(method)
+
+
+def _prepare_store(url: str) -> Any:
+    def prepare() -> None:
+        """Make the tables once, before the workers start."""
+        from guardrails.decisions.store import DecisionStore
+
+        try:
+            store = DecisionStore(url)
+            store.create()
+            store.close()
+        except Exception:  # the workers' writers try again; a store that is down never keeps a service down
+            logger.exception("the decision store could not be prepared; records will wait for it")
+
+    return staticmethod(prepare)
+
+
+def _start(worker: Worker) -> Any:
+    def start(self: Any) -> None:
+        """Bind every pipeline, so that no request pays for it; what fails keeps the worker from being ready."""
+        mark_serving()
+        worker.start(self)
+
+    return start
+
+
+def _ready(worker: Worker, before: Any) -> Any:
+    async def ready(self: Any) -> bool:
+        if worker.problem is not None:
+            return False
+        if before is None:
+            return True
+        answer = before(self)
+        return bool(await answer if inspect.isawaitable(answer) else answer)
+
+    return ready
+
+

@@ -1,0 +1,156 @@
+"""What one worker knows of itself, and of what it shares with the others."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from guardrails._version import __version__
+from guardrails.core.host import host
+from guardrails.core.pipeline import Pipeline
+from guardrails.drift.guard import sample_drift
+from guardrails.drift.report import MIN_ROWS, compare
+from guardrails.drift.sampler import sampler_of
+from guardrails.profile.profile import Profile
+from guardrails.profile.reference import ProfileRef, resolve
+from guardrails.tracing.keep import keeper_of
+
+if TYPE_CHECKING:
+    from guardrails.decisions.writer import DecisionLog
+
+logger = logging.getLogger("guardrails")
+
+RETRY_AFTER = 5.0
+"""Seconds between two tries to set up what could not be set up at start."""
+
+
+class Worker:
+    """One worker of a guarded service.
+
+    Args:
+        service: the service's name.
+        pipelines: its guarded methods.
+        profile: the profile `install` was given, if any.
+        decisions: the store's URL, if there is one.
+
+    Attributes:
+        problem: why it is not ready; None when it is.
+    """
+
+    def __init__(
+        self, service: str, pipelines: dict[str, Pipeline], profile: Profile | ProfileRef | None, decisions: str | None
+    ) -> None:
+        self.service, self.pipelines = service, pipelines
+        self._spec, self._url = profile, decisions
+        self.profile: Profile | None = None
+        self.problem: str | None = "starting"
+        self.log: DecisionLog | None = None
+        self._started = time.time()
+
+    def start(self, instance: Any) -> None:
+        """Set everything up; what fails is logged, named in the status, keeps the worker unready and is retried."""
+        self._started = time.time()
+        keeper = keeper_of(host().tracer_provider())
+        if keeper is not None:
+            host().at_shutdown(instance, keeper.flush)
+        if not self._try(instance):
+            threading.Thread(target=self._retry, args=(instance,), name="guardrails-setup", daemon=True).start()
+
+    def status(self) -> dict[str, Any]:
+        """As ``GET /guardrails/status`` answers it. Counts of drift are of all workers; the rest is this one's."""
+        return {
+            "service": self.service,
+            "ready": self.problem is None,
+            "problem": self.problem,
+            "worker": {"pid": os.getpid(), "started": _iso(self._started)},
+            "version": __version__,
+            "profile": self._profile(),
+            "guards": {name: [repr(guard) for guard in p.guards] for name, p in self.pipelines.items()},
+            "decisions": self._decisions(),
+            "drift": self._drift(),
+        }
+
+    def _try(self, instance: Any) -> bool:
+        try:
+            if self._url is not None:
+                from guardrails.decisions.writer import open_log
+
+                self.log = open_log(self._url)
+            if self._spec is not None:
+                self.profile = resolve(self._spec, instance)
+            for pipeline in self.pipelines.values():
+                pipeline.bind(instance)
+        except Exception as error:
+            self.problem = f"{type(error).__name__}: {error}"
+            logger.exception("%s is not ready: its guards could not be set up", self.service)
+            return False
+        self.problem = None
+        return True
+
+    def _retry(self, instance: Any) -> None:
+        while not self._try(instance):
+            time.sleep(RETRY_AFTER)
+
+    def _profile(self) -> dict[str, Any] | None:
+        if self.profile is None:
+            return None
+        return {
+            "tag": self.profile.tag,
+            "digest": self.profile.digest,
+            "model": self.profile.model,
+            "features": len(self.profile.schema.features),
+            "alpha": self.profile.outliers.alpha,
+            "calibration_rows": len(self.profile.outliers.calibration),
+            "created": self.profile.created,
+            "fitted_with": self.profile.versions,
+        }
+
+    def _decisions(self) -> dict[str, Any] | None:
+        log = self.log
+        if log is None:
+            return None
+        return {
+            "store": log.store.url,
+            "written": log.written,
+            "waiting": log.waiting,
+            "dropped": log.dropped,
+            "error": log.last_error,
+        }
+
+    def _drift(self) -> list[dict[str, Any]]:
+        profiles: dict[str, Profile] = {}
+        for pipeline in self.pipelines.values():
+            for guard in pipeline.guards:
+                if isinstance(guard, sample_drift) and isinstance(guard.profile, Profile | ProfileRef):
+                    found = resolve(guard.profile, None) if isinstance(guard.profile, Profile) else self._loaded(guard)
+                    if found is not None:
+                        profiles[found.digest] = found
+        return [_drift_of(profile) for profile in profiles.values()]
+
+    def _loaded(self, guard: sample_drift) -> Profile | None:
+        # The one the guard was bound to, not what ":latest" may have become since.
+        return self.profile if guard.profile == self._spec else None
+
+
+def _drift_of(profile: Profile) -> dict[str, Any]:
+    state = sampler_of(profile).flush()
+    enough = state.rows >= MIN_ROWS
+    features = compare(profile.bins, state.counts) if state.rows else ()
+    drifted = [entry.feature for entry in features if entry.drifted]
+    return {
+        "profile": profile.tag or profile.digest,
+        "rows": state.rows,
+        "dropped": state.dropped,
+        "workers": state.workers,
+        "verdict": ("drift" if drifted else "no drift seen") if enough else f"undecided: fewer than {MIN_ROWS} rows",
+        "drifted": drifted,
+        "features": [entry.to_json() for entry in features],
+    }
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,190 @@
+"""A test kit for users: let guards' errors out, receive traces, check plug-ins of your own."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import numpy as np
+
+from guardrails.core.containment import set_strict
+from guardrails.typing import Detector, Policy, Rows
+
+
+@contextlib.contextmanager
+def strict() -> Iterator[None]:
+    """Let the exceptions of guards out, which a service would contain and count.
+
+    Example:
+        >>> import guardrails as gr
+        >>> from guardrails.testing import strict
+        >>> def broken(answer):
+        ...     raise LookupError("no scores here")
+        >>> @gr.explore(gr.EpsilonGreedy(0.1), scores=broken)
+        ... def rank(rows: list) -> list:
+        ...     return rows
+        >>> with strict():
+        ...     rank([0.1, 0.9])
+        Traceback (most recent call last):
+        ...
+        LookupError: no scores here
+    """
+    before = set_strict(True)
+    try:
+        yield
+    finally:
+        set_strict(before)
+
+
+@dataclass(frozen=True)
+class ReceivedSpan:
+    """One span as it came over OTLP."""
+
+    trace_id: str
+    span_id: str
+    parent_id: str | None
+    name: str
+    kind: int
+    start_ns: int
+    end_ns: int
+    attributes: dict[str, Any]
+    events: tuple[str, ...]
+    service: str
+
+    @property
+    def milliseconds(self) -> float:
+        """How long it took."""
+        return (self.end_ns - self.start_ns) / 1e6
+
+
+@dataclass
+class OtlpReceiver:
+    """An OTLP/HTTP endpoint on 127.0.0.1 that keeps the spans it receives: a collector for tests and demos.
+
+    Example:
+        >>> from guardrails.testing import OtlpReceiver
+        >>> with OtlpReceiver() as receiver:
+        ...     receiver.endpoint.startswith("http://127.0.0.1:"), receiver.spans
+        (True, [])
+    """
+
+    spans: list[ReceivedSpan] = field(default_factory=list)
+    _server: ThreadingHTTPServer | None = None
+
+    def __enter__(self) -> OtlpReceiver:
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self.spans.extend))
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+
+    @property
+    def endpoint(self) -> str:
+        """The value for ``OTEL_EXPORTER_OTLP_TRACES_ENDPOINT``."""
+        if self._server is None:
+            raise RuntimeError("enter the receiver first: with OtlpReceiver() as receiver: ...")
+        return f"http://127.0.0.1:{self._server.server_address[1]}/v1/traces"
+
+    def traces(self) -> dict[str, list[ReceivedSpan]]:
+        """The spans by trace, each trace in the order of its start times."""
+        found: dict[str, list[ReceivedSpan]] = {}
+        for span in sorted(self.spans, key=lambda span: span.start_ns):
+            found.setdefault(span.trace_id, []).append(span)
+        return found
+
+
+def check_detector(detector: Detector, rows: Rows) -> None:
+    """Check that an outlier detector keeps the `Detector` protocol on ordinary rows ``(n, d)``, n at least 10.
+
+    Raises:
+        AssertionError: it does not; the message says in what.
+    """
+    before = rows.copy()
+    scores = np.asarray(detector.score(rows))
+    assert scores.shape == (len(rows),), f"score() of {len(rows)} rows has shape {scores.shape}, not ({len(rows)},)"
+    assert np.isfinite(scores).all(), "score() of ordinary rows is not finite"
+    assert np.array_equal(rows, before), "score() changes the rows it is given"
+    np.testing.assert_allclose(detector.score(rows[:1]), scores[:1], rtol=1e-9, err_msg="one row alone scores otherwise")
+    np.testing.assert_allclose(detector.score(rows[::-1]), scores[::-1], rtol=1e-9, err_msg="the order of rows matters")
+    centre, spread = rows.mean(axis=0), rows.std(axis=0) + 1e-9
+    strange = np.asarray(detector.score((centre + 50 * spread)[None, :]))
+    assert strange[0] > np.median(scores), "a row 50 standard deviations out is not stranger: higher has to be stranger"
+
+
+def check_policy(policy: Policy, actions: int = 5) -> None:
+    """Check that an exploration policy keeps the `Policy` protocol.
+
+    Raises:
+        AssertionError: it does not; the message says in what.
+    """
+    rng = np.random.default_rng(0)
+    for scores in (rng.normal(size=actions), np.zeros(actions), 1e6 * rng.normal(size=(7, actions))):
+        pmf = np.asarray(policy.pmf(scores))
+        assert pmf.shape == scores.shape, f"pmf() of scores {scores.shape} has shape {pmf.shape}"
+        assert (pmf >= 0).all(), "a probability is negative"
+        np.testing.assert_allclose(pmf.sum(axis=-1), 1.0, atol=1e-9, err_msg="probabilities do not sum to one")
+        assert np.array_equal(pmf, policy.pmf(scores)), "pmf() of the same scores differs: a policy has no randomness"
+    order = rng.permutation(actions)
+    scores = rng.normal(size=actions)
+    np.testing.assert_allclose(policy.pmf(scores[order]), policy.pmf(scores)[order], err_msg="the order matters")
+
+
+def _handler(keep: Callable[[list[ReceivedSpan]], None]) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            if self.headers.get("Content-Encoding") == "gzip":
+                body = gzip.decompress(body)
+            keep(_parse(body))
+            answer = json.dumps({}).encode() if "json" in self.headers.get("Content-Type", "") else b""
+            self.send_response(200)
+            self.send_header("Content-Type", self.headers.get("Content-Type", "application/x-protobuf"))
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    return Handler
+
+
+def _parse(body: bytes) -> list[ReceivedSpan]:
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+    request = ExportTraceServiceRequest.FromString(body)
+    spans = []
+    for resource in request.resource_spans:
+        service = _attributes(resource.resource.attributes).get("service.name", "")
+        for scope in resource.scope_spans:
+            spans += [_span(span, service) for span in scope.spans]
+    return spans
+
+
+def _span(span: Any, service: str) -> ReceivedSpan:
+    return ReceivedSpan(
+        trace_id=span.trace_id.hex(),
+        span_id=span.span_id.hex(),
+        parent_id=span.parent_span_id.hex() or None,
+        name=span.name,
+        kind=span.kind,
+        start_ns=span.start_time_unix_nano,
+        end_ns=span.end_time_unix_nano,
+        attributes=_attributes(span.attributes),
+        events=tuple(event.name for event in span.events),
+        service=service,
+    )
+
+
+def _attributes(pairs: Any) -> dict[str, Any]:
+    return {pair.key: getattr(pair.value, pair.value.WhichOneof("value") or "string_value") for pair in pairs}

@@ -1,0 +1,167 @@
+"""@traced: one span and one duration per request, held to an expectation."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+from opentelemetry import context as otel
+from opentelemetry import trace
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, Status, StatusCode, TraceFlags
+
+from guardrails import semconv
+from guardrails._version import __version__
+from guardrails.core import metrics
+from guardrails.core.call import Call, Stage
+from guardrails.core.host import host
+from guardrails.core.method import Method
+from guardrails.core.pipeline import attach, brief
+from guardrails.errors import DecorationError
+from guardrails.tracing.keep import Keeper, keeper_of
+from guardrails.typing import F, Hooks
+
+if TYPE_CHECKING:
+    from prometheus_client import Histogram
+
+_UNSAMPLED = TraceFlags(TraceFlags.DEFAULT)
+_NO_PARENT = otel.Context()
+
+
+@dataclass(frozen=True, repr=False)
+class traced:  # noqa: N801  # a decorator is read as a verb
+    """Time the method, trace it, and hold it to an expectation.
+
+    Each call leaves one span, a child of BentoML's server span in BentoML's own provider, and one observation in
+    ``guardrails_request_duration_seconds``. Flagged calls (outlier, rejected, fallback, error, past the deadline) are
+    exported even when head sampling dropped their trace; ordinary ones keep the configured rate.
+
+    Args:
+        deadline: seconds within which an answer is expected, or None. It measures; `fall_back` interrupts.
+
+    Raises:
+        DecorationError: at decoration, when the deadline is not positive or the decorator stands in the wrong place.
+
+    Example:
+        >>> import guardrails as gr
+        >>> @gr.traced(deadline=1.0)
+        ... def double(x: int) -> int:
+        ...     return 2 * x
+        >>> double(21)
+        42
+    """
+
+    deadline: float | None = None
+    name: ClassVar[str] = "traced"
+    stage: Stage = Stage.TRACE
+    __repr__ = brief
+
+    def __post_init__(self) -> None:
+        if self.deadline is not None and not self.deadline > 0:
+            raise DecorationError(f"traced(deadline={self.deadline!r}): a deadline is a positive number of seconds.")
+
+    def __call__(self, fn: F) -> F:
+        return attach(self, fn)
+
+    def bind(self, method: Method) -> Hooks:
+        """Take the worker's tracer and metrics, once."""
+        tracing = _Tracing(method, self.deadline)
+        return Hooks(tracing.open, tracing.close)
+
+
+class _Tracing:
+    """What one traced method needs at run time."""
+
+    def __init__(self, method: Method, deadline: float | None) -> None:
+        provider = host().tracer_provider()
+        self._tracer = provider.get_tracer("guardrails", __version__)
+        self._keeper: Keeper | None = keeper_of(provider)
+        if self._keeper is not None:
+            host().at_shutdown(method.owner, self._keeper.flush)
+        self._deadline = deadline
+        self._api = method.name
+        self._span_name = semconv.SPAN_NAME.format(api=method.name)
+        self._rootless = method.batchable
+        self._durations: dict[tuple[str, str], Histogram] = {}
+        self._guards = metrics.guard_duration().labels(method.name)
+
+    def open(self, call: Call) -> None:
+        # A batchable method runs in the context of the first request its worker ever served: nothing may hang there.
+        parent = _NO_PARENT if self._rootless else otel.get_current()
+        around = trace.get_current_span(parent).get_span_context()
+        call.attributes[semconv.DECISION_ID] = call.id
+        call.attributes[semconv.ROUTE] = call.route
+        if call.reason is not None:
+            call.attributes[semconv.REASON] = call.reason
+        if self._keeper is not None and around.is_valid and not around.trace_flags.sampled:
+            # Nobody will see this span unless something goes wrong; then it is made, in `close`, with this very id.
+            identity = SpanContext(around.trace_id, self._keeper.new_span_id(), is_remote=False, trace_flags=_UNSAMPLED)
+            call.span = NonRecordingSpan(identity)
+            call.context = trace.set_span_in_context(call.span, parent)
+            call.trace_id = around.trace_id
+            call.parent = around
+            return
+        call.span = self._tracer.start_span(
+            self._span_name, context=parent, attributes=call.attributes, start_time=call.started_ns
+        )
+        call.context = trace.set_span_in_context(call.span, parent)
+        call.trace_id = call.span.get_span_context().trace_id
+        call.attributes = {}
+
+    def close(self, call: Call) -> None:
+        ended = time.perf_counter()
+        duration = ended - call.started
+        route, reason = call.route, call.reason
+        if self._deadline is not None:
+            met = duration <= self._deadline
+            call.attributes[semconv.DEADLINE_MET] = met
+            call.deadline_missed = not met
+        call.flagged = call.flagged or call.deadline_missed or call.error is not None
+        if self._keeper is not None and call.error is not None:
+            self._keeper.judge(call.trace_id)
+        self._end_span(call, route, reason)
+        self._observe(call, duration, route, reason or "")
+
+    def _end_span(self, call: Call, route: str, reason: str | None) -> None:
+        span = call.span
+        if span is None:
+            return
+        recording = span.is_recording()
+        if not recording and not call.flagged:
+            return
+        attributes = call.attributes
+        attributes[semconv.ROUTE] = route
+        if reason is not None:
+            attributes[semconv.REASON] = reason
+        if len(call.parts) > 1 or call.rows_total > 1:
+            attributes[semconv.ROWS] = call.rows_total
+            diverted = (part.index for part in call.parts if part is not call.primary)
+            attributes[semconv.DIVERTED_ROWS] = sum(call.rows_total if i is None else len(i) for i in diverted)
+        if call.plan.method.shape.streams:
+            attributes[semconv.STREAM_ITEMS] = call.stream_items
+        if call.cancelled:
+            attributes[semconv.CANCELLED] = True
+        elif call.error is not None:
+            attributes[semconv.ERROR_TYPE] = type(call.error).__name__
+        if recording:
+            self._end_recording(span, call)
+        elif self._keeper is not None:
+            self._keeper.keep_unmade(self._span_name, call, span.get_span_context())
+
+    def _end_recording(self, span: Span, call: Call) -> None:
+        span.set_attributes(call.attributes)
+        if call.error is not None and not call.cancelled:
+            span.record_exception(call.error)
+            span.set_status(Status(StatusCode.ERROR, str(call.error)))
+        sampled = span.get_span_context().trace_flags.sampled
+        if call.flagged and self._keeper is not None and not sampled:
+            self._keeper.flag(call.trace_id)
+        span.end()
+
+    def _observe(self, call: Call, duration: float, route: str, reason: str) -> None:
+        child = self._durations.get((route, reason))
+        if child is None:
+            child = self._durations[route, reason] = metrics.request_duration().labels(self._api, route, reason)
+        child.observe(duration)
+        self._guards.observe(duration - (call.handed_back - call.handed_over))
+

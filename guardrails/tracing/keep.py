@@ -1,0 +1,249 @@
+"""Keep-rules: flagged traces are exported even when head sampling dropped them.
+
+BentoML records every span and marks the unsampled ones, which the exporting processors then pass over. A `Keeper` sits
+beside those processors: it holds the unsampled spans of a trace until the request's own span ends, and hands them on,
+marked as sampled, if a guard has flagged the trace by then (or if BentoML answered 4xx/5xx itself). What waits is
+bounded in number and age; what has to be given up is counted. Downstream services decide for themselves: they saw an
+unsampled parent.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import traceback
+import weakref
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
+
+from guardrails import semconv
+from guardrails._version import __version__
+from guardrails.core import metrics
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider as AnyProvider
+
+    from guardrails.core.call import Call
+
+logger = logging.getLogger("guardrails")
+
+MAX_TRACES = 1024
+MAX_SPANS_PER_TRACE = 128
+MAX_AGE = 120.0
+"""Seconds a trace may wait for its verdict: longer than BentoML's own request timeout."""
+FLUSH_TIMEOUT = 3.0
+"""Seconds `flush` waits for the exporter: a dead collector must not hold up the shutdown."""
+OWN_ANSWERS = {400: semconv.INVALID, 429: semconv.OVERLOAD, 503: semconv.OVERLOAD, 504: semconv.TIMEOUT}
+"""Statuses BentoML answers by itself, without the guarded method, and the reason they are counted under."""
+
+_ASGI_NOISE = "opentelemetry.instrumentation.asgi"
+_SCOPE = InstrumentationScope("guardrails", __version__)
+_KEEP = TraceFlags(TraceFlags.SAMPLED)
+
+
+@dataclass(slots=True)
+class _Waiting:
+    since: float
+    spans: list[ReadableSpan] = field(default_factory=list)
+    flagged: bool = False
+    judged: bool = False
+
+
+class Keeper(SpanProcessor):
+    """Hold unsampled spans until their verdict; hand the flagged traces to the exporting processors.
+
+    Args:
+        provider: the provider whose other processors export.
+        max_traces: how many traces may wait at once.
+        max_age: seconds a trace may wait.
+    """
+
+    def __init__(self, provider: TracerProvider, max_traces: int = MAX_TRACES, max_age: float = MAX_AGE) -> None:
+        self._provider = provider
+        self._max_traces, self._max_age = max_traces, max_age
+        self._waiting: OrderedDict[int, _Waiting] = OrderedDict()
+        self._lock = threading.Lock()
+        self._durations: dict[tuple[str, str], Any] = {}
+
+    # Guards tell it
+
+    def new_span_id(self) -> int:
+        """A span id for a span that may never be made."""
+        return self._provider.id_generator.generate_span_id()
+
+    def flag(self, trace_id: int) -> None:
+        """Keep this trace."""
+        with self._lock:
+            self._entry(trace_id).flagged = True
+
+    def judge(self, trace_id: int) -> None:
+        """A guard has seen this request: what BentoML answers is the guard's answer, and is counted there."""
+        with self._lock:
+            self._entry(trace_id).judged = True
+
+    def keep_unmade(self, name: str, call: Call, identity: SpanContext) -> None:
+        """Make the span of a call that turned out to matter, under the id its children already name as their parent."""
+        error = None if call.cancelled else call.error
+        span = ReadableSpan(
+            name=name,
+            context=identity,
+            parent=call.parent,
+            resource=self._provider.resource,
+            attributes=call.attributes,
+            events=() if error is None else (_exception_event(error),),
+            kind=SpanKind.INTERNAL,
+            status=Status() if error is None else Status(StatusCode.ERROR, str(error)),
+            start_time=call.started_ns,
+            end_time=time.time_ns(),
+            instrumentation_scope=_SCOPE,
+        )
+        with self._lock:
+            entry = self._entry(identity.trace_id)
+            entry.flagged = True
+            entry.spans.append(span)
+
+    # The SDK tells it
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """A span ended: hold it, or, if it is the request's own, decide."""
+        context = span.context
+        if context is None:
+            return
+        local_root = span.parent is None or span.parent.is_remote
+        if not local_root:
+            if not context.trace_flags.sampled and not _is_noise(span):
+                with self._lock:
+                    entry = self._entry(context.trace_id)
+                    if len(entry.spans) < MAX_SPANS_PER_TRACE:
+                        entry.spans.append(span)
+                    else:
+                        metrics.traces_overflowed().labels("spans").inc()
+            return
+        with self._lock:
+            entry = self._waiting.pop(context.trace_id, None) or _Waiting(0.0)
+        own_answer = not entry.judged and self._count_own_answer(span)
+        if not context.trace_flags.sampled and (entry.flagged or own_answer):
+            metrics.traces_kept().inc()
+            self._export([*entry.spans, span])
+
+    def shutdown(self) -> None:
+        """Nothing to close: the exporting processors are closed by their provider."""
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002
+        """Nothing waits here that has a verdict."""
+        return True
+
+    def flush(self) -> None:
+        """Export what is finished, within `FLUSH_TIMEOUT` even when the collector is dead.
+
+        BentoML never flushes at shutdown, and the SDK's own flush takes its retries' time: hence a thread to leave.
+        """
+        thread = threading.Thread(target=self._provider.force_flush, args=(int(FLUSH_TIMEOUT * 1000),), daemon=True)
+        thread.start()
+        thread.join(FLUSH_TIMEOUT)
+        if thread.is_alive():
+            logger.warning("spans were still being exported %.0f s after shutdown began; they are lost", FLUSH_TIMEOUT)
+
+    def _entry(self, trace_id: int) -> _Waiting:
+        entry = self._waiting.get(trace_id)
+        if entry is None:
+            now = time.monotonic()
+            entry = self._waiting[trace_id] = _Waiting(now)
+            while len(self._waiting) > 1:
+                oldest = next(iter(self._waiting.values()))
+                if len(self._waiting) > self._max_traces:
+                    cause = "number"
+                elif now - oldest.since > self._max_age:
+                    cause = "age"
+                else:
+                    break
+                self._waiting.popitem(last=False)
+                metrics.traces_overflowed().labels(cause).inc()
+        return entry
+
+    def _export(self, spans: list[ReadableSpan]) -> None:
+        siblings = self._provider._active_span_processor._span_processors  # noqa: SLF001  # the SDK has no public way
+        for span in spans:
+            kept = _sampled(span)
+            for processor in siblings:
+                if processor is not self:
+                    processor.on_end(kept)
+
+    def _count_own_answer(self, span: ReadableSpan) -> bool:
+        """Time and count what BentoML answered before any guard saw it (400, 429, 504)."""
+        attributes = span.attributes or {}
+        status = attributes.get("http.status_code", attributes.get("http.response.status_code"))
+        reason = OWN_ANSWERS.get(status) if isinstance(status, int) else None  # type: ignore[arg-type]
+        if reason is None or span.kind is not SpanKind.SERVER or not (span.start_time and span.end_time):
+            return False
+        api = span.name.rpartition("/")[2]
+        if span.name.partition(" ")[0] != "POST" or "/guardrails/" in span.name:
+            return False
+        child = self._durations.get((api, reason))
+        if child is None:
+            if len(self._durations) >= _MAX_LABELS:
+                return True
+            child = metrics.request_duration().labels(api, semconv.REJECTED, reason)
+            self._durations[api, reason] = child
+        child.observe((span.end_time - span.start_time) / 1e9)
+        return True
+
+
+_MAX_LABELS = 256
+_keepers: weakref.WeakKeyDictionary[TracerProvider, Keeper] = weakref.WeakKeyDictionary()
+_keepers_lock = threading.Lock()
+
+
+def keeper_of(provider: AnyProvider) -> Keeper | None:
+    """The keeper of a provider, made at first use; None where the provider is not the SDK's."""
+    if not isinstance(provider, TracerProvider):
+        return None
+    with _keepers_lock:
+        keeper = _keepers.get(provider)
+        if keeper is None:
+            keeper = _keepers[provider] = Keeper(provider)
+            provider.add_span_processor(keeper)
+        return keeper
+
+
+def _is_noise(span: ReadableSpan) -> bool:
+    # Four or five "http send"/"http receive" spans a request, which say nothing the server span does not.
+    scope = span.instrumentation_scope
+    return span.kind is SpanKind.INTERNAL and scope is not None and scope.name == _ASGI_NOISE
+
+
+def _sampled(span: ReadableSpan) -> ReadableSpan:
+    context = span.context
+    identity = SpanContext(context.trace_id, context.span_id, context.is_remote, _KEEP, context.trace_state)
+    return ReadableSpan(
+        name=span.name,
+        context=identity,
+        parent=span.parent,
+        resource=span.resource,
+        attributes={**(span.attributes or {}), semconv.KEPT: True},
+        events=span.events,
+        links=span.links,
+        kind=span.kind,
+        status=span.status,
+        start_time=span.start_time,
+        end_time=span.end_time,
+        instrumentation_scope=span.instrumentation_scope,
+    )
+
+
+def _exception_event(error: BaseException) -> Event:
+    return Event(
+        "exception",
+        {
+            "exception.type": type(error).__qualname__,
+            "exception.message": str(error),
+            "exception.stacktrace": "".join(traceback.format_exception(type(error), error, error.__traceback__)),
+        },
+    )
+

@@ -1,0 +1,67 @@
+"""The extension points: one-method Protocols, so that a plug-in author has one name to learn and nothing to inherit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from guardrails.core.call import Call, Method, Stage
+    from guardrails.decisions.records import Decision
+
+Rows: TypeAlias = npt.NDArray[np.float64]
+"""A matrix of rows, shape ``(n, d)``."""
+Scores: TypeAlias = npt.NDArray[np.float64]
+"""One score per row, shape ``(n,)``; higher is stranger."""
+Mask: TypeAlias = npt.NDArray[np.bool_]
+"""One bit per row, shape ``(n,)``."""
+Probabilities: TypeAlias = npt.NDArray[np.float64]
+"""One probability per action, shape ``(K,)`` or ``(n, K)``; the last axis sums to one."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+"""A decorated method: it comes back with the type it came with."""
+
+
+class Hooks(NamedTuple):
+    """What a bound guard does around a call: both are plain synchronous functions, either may be absent."""
+
+    before: Callable[[Call], None] | None = None
+    after: Callable[[Call], None] | None = None
+
+
+class Guard(Protocol):
+    """Something that looks at a call before and after. It never calls the method itself."""
+
+    @property
+    def stage(self) -> Stage:
+        """Where in the flow it stands, whatever the order of the decorators."""
+
+    def bind(self, method: Method, /) -> Hooks:
+        """Resolve options against the live service, once per worker; return specialised closures."""
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """An outlier detector that is already fitted. Higher is stranger, as in PyOD, river and alibi-detect."""
+
+    def score(self, rows: Rows, /) -> Scores:
+        """Score rows of shape ``(n, d)``."""
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """An exploration policy: scores to probabilities, exactly, with no state and no randomness of its own."""
+
+    def pmf(self, scores: Scores, /) -> Probabilities:
+        """Probabilities of the actions for scores of shape ``(K,)`` or ``(n, K)``."""
+
+
+@runtime_checkable
+class Sink(Protocol):
+    """Where decision records go. It must not block and must not raise."""
+
+    def __call__(self, record: Decision, /) -> None:
+        """Take one record."""

@@ -1,0 +1,1 @@
+"""VALIDATE: is this a row the model was trained to read? (`guard`)."""

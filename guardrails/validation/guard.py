@@ -1,0 +1,149 @@
+"""@validate: types, missing values, unseen categories and ranges, as training had them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from guardrails import semconv
+from guardrails.core.call import Call, Stage
+from guardrails.core.method import Method
+from guardrails.core.payload import Problem, RowSet
+from guardrails.core.pipeline import attach, brief
+from guardrails.core.targets import Chain, Fallbacks, Reject, chain
+from guardrails.errors import DecorationError
+from guardrails.outliers.guard import MAX_PROBLEMS, invalid_message
+from guardrails.profile.profile import Profile
+from guardrails.profile.reference import ProfileSpec, pin, resolve
+from guardrails.typing import F, Hooks, Mask, Rows
+
+
+@dataclass(frozen=True, repr=False)
+class validate:  # noqa: N801  # a decorator is read as a verb
+    """Hold each row to the profile's schema; refuse, or answer by a fallback, what breaks it.
+
+    A row breaks it when a value is no number where training had numbers, is missing where training never missed it, is
+    a category training never saw, or lies further outside the range training saw than ``margin`` times its width.
+
+    Args:
+        profile: a `Profile`, a `Profile.ref`, or ``lambda self: ...``.
+        on_invalid: ``"reject"`` (a 422 that names field, rule, expected and found), or a fallback, row by row.
+        margin: how far outside of the range is still taken, in widths of the range.
+        features: the argument that holds the rows; the first one by default.
+
+    Raises:
+        DecorationError: at decoration or start-up, when the fallback cannot stand in for the method.
+
+    Example:
+        >>> import numpy as np, guardrails as gr
+        >>> X = np.random.default_rng(0).normal(size=(500, 2))
+        >>> @gr.validate(gr.Profile.fit(X, feature_names=["age", "dose"]))
+        ... def predict(rows: np.ndarray) -> list:
+        ...     return rows.sum(axis=1).tolist()
+        >>> predict(np.array([[0.0, 1e9]]))
+        Traceback (most recent call last):
+        ...
+        guardrails.errors.Rejected: Invalid input: in row 0 field 'dose', between -8.69 and 8.967 expected, larger found.
+    """
+
+    profile: ProfileSpec
+    on_invalid: Literal["reject"] | Fallbacks = "reject"
+    margin: float = 1.0
+    features: str | None = None
+    name: ClassVar[str] = "validate"
+    stage: Stage = Stage.VALIDATE
+    __repr__ = brief
+
+    def __post_init__(self) -> None:
+        if not self.margin >= 0:
+            raise DecorationError(f"validate(margin={self.margin!r}): a margin is zero or more widths of the range.")
+
+    def __call__(self, fn: F) -> F:
+        pin(self.profile, fn)
+        return attach(self, fn)
+
+    def check(self, method: Method) -> None:
+        """At decoration: the argument exists."""
+        method.position_of(self.features)
+
+    def verify(self, method: Method) -> None:
+        """At start-up: the fallback can stand in for the method."""
+        chain(self._fallback, method)
+
+    def bind(self, method: Method) -> Hooks:
+        """At worker start: load the profile, resolve the fallback."""
+        profile = resolve(self.profile, method.owner)
+        validator = _Validator(profile, self.margin, method, chain(self._fallback, method))
+        validator.at = method.position_of(self.features)
+        return Hooks(validator.before)
+
+    @property
+    def _fallback(self) -> Fallbacks:
+        return Reject() if self.on_invalid == "reject" else self.on_invalid
+
+
+class _Validator:
+    """What one validated method needs at run time."""
+
+    at: tuple[int, str]
+
+    def __init__(self, profile: Profile, margin: float, method: Method, fallback: Chain) -> None:
+        features = profile.schema.features
+        self._layout, self._chain, self._batchable = profile.layout, fallback, method.batchable
+        self._names = [feature.name for feature in features]
+        low = np.array([-np.inf if feature.low is None else feature.low for feature in features])
+        high = np.array([np.inf if feature.high is None else feature.high for feature in features])
+        widths = np.nan_to_num(high - low, nan=0.0, posinf=0.0)
+        self._low, self._high = low - margin * widths, high + margin * widths
+        self._categorical = np.array([bool(feature.categories) for feature in features])
+        self._may_miss = np.array([feature.missing > 0 for feature in features])
+
+    def before(self, call: Call) -> None:
+        rows = call.rows(self.at, self._layout)
+        if rows.problems:
+            self._answer(call, rows, None if any(p.row is None for p in rows.problems) else _at(rows))
+            return
+        matrix = rows.matrix
+        within = (matrix >= self._low) & (matrix <= self._high)  # NaN is in no range, inf (an unseen category) may be
+        if self._categorical.any():
+            within &= np.isfinite(matrix) | ~self._categorical
+        if within.all():
+            return
+        within |= np.isnan(matrix) & self._may_miss
+        bad = ~within.all(axis=1)
+        if bad.any():
+            problems = self._problems(matrix, within, single=rows.single)
+            self._answer(call, RowSet(matrix, rows.single, problems), bad)
+
+    def _answer(self, call: Call, rows: RowSet, bad: Mask | None) -> None:
+        problems = rows.problems[:MAX_PROBLEMS]
+        if self._chain[0].rejects:
+            call.refuse(invalid_message(rows), semconv.INVALID, problems)
+            return
+        unreadable = any(p.rule in ("rows", "width", "empty") and p.row is None for p in problems)
+        if unreadable and not self._batchable:
+            call.refuse(invalid_message(rows), semconv.INVALID, problems)
+            return
+        call.problems = problems
+        call.divert(bad, self._chain, semconv.INVALID)
+
+    def _problems(self, matrix: Rows, within: Mask, *, single: bool) -> tuple[Problem, ...]:
+        return tuple(
+            self._problem(row, column, matrix[row, column], single=single)
+            for row, column in np.argwhere(~within)[: MAX_PROBLEMS + 1].tolist()
+        )
+
+    def _problem(self, row: int, column: int, value: float, *, single: bool) -> Problem:
+        at, name = (None if single else row), self._names[column]
+        if np.isnan(value):
+            return Problem("missing", "a value", "none", field=name, row=at)
+        if self._categorical[column]:
+            return Problem("category", "a category known from training", "an unknown one", field=name, row=at)
+        expected = f"between {self._low[column]:.4g} and {self._high[column]:.4g}"
+        return Problem("range", expected, "larger" if value > self._high[column] else "smaller", field=name, row=at)
+
+
+def _at(rows: RowSet) -> Mask:
+    return np.asarray(np.isin(np.arange(len(rows)), [problem.row for problem in rows.problems]))
