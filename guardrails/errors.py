@@ -34,7 +34,7 @@ class DecisionStoreError(GuardrailsError):
     """The decision store cannot be opened or has a schema this version does not know."""
 
 
-class Rejected(GuardrailsError, UnprocessableEntity):  # type: ignore[misc]
+class Rejected(GuardrailsError, UnprocessableEntity):
     """A guard refused the request. BentoML answers 422; `install` gives it a JSON body of its own.
 
     Attributes:

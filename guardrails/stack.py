@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from guardrails.core.pipeline import compose
 from guardrails.drift.guard import sample_drift
@@ -23,6 +23,7 @@ def guarded(
     profile: ProfileSpec,
     *,
     fallback: Fallbacks | None = None,
+    on_invalid: Literal["reject"] | Fallbacks = "reject",
     deadline: float | None = None,
     timeout: float | None = None,
     alpha: float | None = None,
@@ -35,6 +36,7 @@ def guarded(
     Args:
         profile: a `Profile`, a `Profile.ref`, or ``lambda self: ...``.
         fallback: who answers outliers, errors and timeouts; without one, outliers are refused and errors stay errors.
+        on_invalid: ``"reject"``, or who answers invalid rows (in a batchable method, where nothing can be rejected).
         deadline: seconds within which an answer is expected (measured).
         timeout: seconds after which the fallback answers (enforced; needs a fallback).
         alpha: overrides the profile's share of ordinary traffic that may be called an outlier.
@@ -51,7 +53,7 @@ def guarded(
         >>> gr.pipeline_of(predict).stages
         ('validate', 'check_outliers', 'traced', 'sample_drift', 'fall_back')
     """
-    guards: list[Callable[[F], F]] = [traced(deadline=deadline), validate(profile, features=features)]
+    guards: list[Callable[[F], F]] = [traced(deadline=deadline), validate(profile, on_invalid, features=features)]
     if fallback is None:
         guards.append(check_outliers(profile, alpha=alpha, features=features))
     else:

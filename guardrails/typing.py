@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from guardrails.core.call import Call, Method, Stage
+    from guardrails.core.call import Call, Stage
+    from guardrails.core.method import Method
     from guardrails.decisions.records import Decision
 
 Rows: TypeAlias = npt.NDArray[np.float64]

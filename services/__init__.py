@@ -1,0 +1,1 @@
+"""Real services, to read, to run and to deploy."""

@@ -1,1 +1,1 @@
-"""The pipeline: one request (`call`), what surrounds it (`pipeline`), how it is driven (`drivers`), its rows (`payload`)."""
+"""The pipeline: one request (`call`), its guards (`pipeline`), how it is driven (`drivers`), its rows (`payload`)."""

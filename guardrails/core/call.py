@@ -118,7 +118,8 @@ class Call:
     """
 
     __slots__ = (
-        "_layout", "_rows", "args", "attributes", "attributes_seen", "cancelled", "context", "deadline_missed", "error", "exploration",
+        "_layout", "_rows", "args", "attributes", "attributes_seen", "cancelled", "context", "deadline_missed", "error",
+        "exploration",
         "flagged", "guard_errors", "handed_back", "handed_over", "id", "kwargs", "parent", "parts", "plan", "primary",
         "problems", "result", "rows_total", "span", "started", "started_ns", "stream_items", "trace_id", "verdict",
     )  # fmt: skip

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import aclosing, closing
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +55,7 @@ def _coroutine(pipeline: Pipeline) -> Callable[..., Any]:
 
 
 def _generator(pipeline: Pipeline) -> Callable[..., Any]:
-    def guarded(*args: Any, **kwargs: Any) -> Iterator[Any]:
+    def guarded(*args: Any, **kwargs: Any) -> Generator[Any, None, Any]:
         with pipeline.open(args, kwargs) as call:
             for attempt in call:
                 with attempt, closing(attempt.target(*attempt.args, **attempt.kwargs)) as items:

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from guardrails.typing import Rows
+from guardrails.typing import Mask, Rows
 
 Index: TypeAlias = npt.NDArray[np.intp]
 
@@ -69,6 +69,15 @@ class RowSet:
     def __len__(self) -> int:
         return len(self.matrix)
 
+    def rows_with_problems(self) -> Mask | None:
+        """Which rows have problems, shape ``(n,)``; None where the payload as a whole has one."""
+        mask = np.zeros(len(self.matrix), dtype=bool)
+        for problem in self.problems:
+            if problem.row is None:
+                return None
+            mask[problem.row] = True
+        return mask
+
 
 def read(payload: Any, layout: Layout) -> RowSet:
     """Read a payload as rows of the profile.
@@ -124,7 +133,9 @@ def merge(parts: Sequence[tuple[Index, Any]], n: int) -> Any:
     """
     for index, answer in parts:
         if not counts_rows(answer, len(index)):
-            raise NotByRowError(f"{len(index)} rows were answered with {_kind(answer)}, which has not one entry per row")
+            raise NotByRowError(
+                f"{len(index)} rows were answered with {_kind(answer)}, which has not one entry per row"
+            )
     answers = [answer for _, answer in parts]
     if all(isinstance(answer, np.ndarray) for answer in answers):
         return _merge_arrays(parts, n)
@@ -189,9 +200,7 @@ def _from_array(payload: npt.NDArray[Any], layout: Layout) -> RowSet:
 
 def _from_frame(payload: Any, layout: Layout) -> RowSet:
     columns = set(payload.columns)
-    missing = tuple(
-        Problem("field", "present", "missing", field=name) for name in layout.names if name not in columns
-    )
+    missing = tuple(Problem("field", "present", "missing", field=name) for name in layout.names if name not in columns)
     if missing:
         return RowSet(np.full((1, layout.width), np.nan), single=False, problems=missing)
     if not len(payload):

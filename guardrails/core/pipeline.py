@@ -61,7 +61,7 @@ class Plan:
         for name, before, guard in self._befores:
             try:
                 before(call)
-            except Exception as error:  # noqa: BLE001, PERF203  # a guard may not break the service
+            except Exception as error:  # noqa: BLE001  # a guard may not break the service
                 contain(name, error, call)
                 on_error: Callable[[Call], None] | None = getattr(guard, "failed", None)
                 if on_error is not None:
@@ -72,7 +72,7 @@ class Plan:
         for name, after in self._afters:
             try:
                 after(call)
-            except Exception as error:  # noqa: BLE001, PERF203  # a guard may not break the service
+            except Exception as error:  # noqa: BLE001  # a guard may not break the service
                 contain(name, error, call)
 
 
@@ -205,7 +205,7 @@ def brief(guard: Any) -> str:
     for option in fields(guard):
         value = getattr(guard, option.name)
         default = option.default if option.default_factory is MISSING else option.default_factory()
-        if default is MISSING or value is not default and value != default:
+        if default is MISSING or (value is not default and value != default):
             shown = getattr(value, "__name__", repr(value)) if callable(value) else repr(value)
             options.append(f"{option.name}={shown}")
     return f"{_name(guard)}({', '.join(options)})"
@@ -283,4 +283,15 @@ def _pipeline_behind(fn: Any) -> Pipeline | None:
     return None
 
 
-__all__ = ["Call", "Pipeline", "Plan", "Stage", "Target", "attach", "brief", "class_namespace", "compose", "pipeline_of"]
+__all__ = [
+    "Call",
+    "Pipeline",
+    "Plan",
+    "Stage",
+    "Target",
+    "attach",
+    "brief",
+    "class_namespace",
+    "compose",
+    "pipeline_of",
+]

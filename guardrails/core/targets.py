@@ -124,7 +124,7 @@ def _owned(spec: Callable[..., Any], method: Method) -> Callable[..., Any]:
         first = next(iter(inspect.signature(spec).parameters), None)
     except (TypeError, ValueError):
         return spec
-    return spec.__get__(method.owner) if first == "self" and method.owner is not None else spec  # type: ignore[no-any-return,attr-defined]
+    return spec.__get__(method.owner) if first == "self" and method.owner is not None else spec
 
 
 def _lift(fn: Callable[..., Any], method: Method, named: Callable[..., Any] | None = None) -> Callable[..., Any]:

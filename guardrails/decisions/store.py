@@ -146,7 +146,7 @@ class DecisionStore:
             newest = connection.execute(sa.select(sa.func.max(DECISIONS.c.v))).scalar()
         if newest is not None and newest > VERSION:
             raise DecisionStoreError(
-                f"{self.url} holds records of version {newest}; this version writes {VERSION}. Upgrade bento-guardrails."
+                f"{self.url} holds records of version {newest}; this version writes {VERSION}. Upgrade it."
             )
 
 

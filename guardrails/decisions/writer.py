@@ -124,7 +124,6 @@ class DecisionLog:
                 self.store.write(kind, rows)
                 metrics.decisions_written().labels(kind).inc(len(rows))
 
-
     def _row(self, record: Record) -> dict[str, Any] | None:
         try:
             return record.row()

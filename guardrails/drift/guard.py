@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from guardrails import semconv
@@ -56,9 +56,12 @@ class sample_drift:  # noqa: N801  # a decorator is read as a verb
 
     def __post_init__(self) -> None:
         if not 0.0 < self.rate <= 1.0:
-            raise DecorationError(f"sample_drift(rate={self.rate!r}): a rate is a share of requests, above 0, at most 1.")
+            raise DecorationError(
+                f"sample_drift(rate={self.rate!r}): a rate is a share of requests, above 0, at most 1."
+            )
 
     def __call__(self, fn: F) -> F:
+        """Guard a method."""
         pin(self.profile, fn)
         return attach(self, fn)
 

@@ -42,7 +42,8 @@ def serve(answer: Any, row: int | None, greedy: int, action: int) -> Any:
     Args:
         answer: what the model said; it is not changed.
         row: which row; None where the answer has no row axis.
-        greedy, action: the model's choice, and the one to serve.
+        greedy: the model's choice.
+        action: the one to serve.
     """
     if row is None:
         return _served(answer, greedy, action)
@@ -75,5 +76,3 @@ def _has_fields(value: Any) -> bool:
 
 def _field(value: Any, name: str) -> Any:
     return value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
-
-

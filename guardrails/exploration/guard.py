@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, ClassVar
 
@@ -79,6 +79,7 @@ class explore:  # noqa: N801  # a decorator is read as a verb
     __repr__ = brief
 
     def __call__(self, fn: F) -> F:
+        """Guard a method."""
         return attach(self, fn)
 
     def check(self, method: Method) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from guardrails.core.call import Stage
@@ -57,13 +57,14 @@ class fall_back:  # noqa: N801  # a decorator is read as a verb
             raise DecorationError(f"fall_back(on={self.on!r}): give a tuple of exception types, as in (ValueError,).")
 
     def __call__(self, fn: F) -> F:
+        """Guard a method."""
         return attach(self, fn)
 
     def check(self, method: Method) -> None:
         """At decoration: a timeout needs one answer to wait for."""
         if self.timeout is not None and method.shape.streams:
             raise DecorationError(
-                f"{method.fn.__qualname__}() streams, and fall_back(timeout=...) waits for one answer. Leave the timeout "
+                f"{method.fn.__qualname__}() streams, and fall_back(timeout=...) waits for one answer. Leave it "
                 "out: errors before the first item still fall back."
             )
 

@@ -95,7 +95,7 @@ class CalibratedDetector:
 
     @cached_property
     def _ascending(self) -> list[float]:
-        return self.calibration.tolist()
+        return list(self.calibration.tolist())
 
 
 STRANGEST = float(np.finfo(np.float64).max)
@@ -110,7 +110,9 @@ def calibrate(detector: Detector, rows: Rows, *, alpha: float, fill: npt.NDArray
     """
     scores = np.asarray(detector.score(np.where(np.isnan(rows), fill, rows)), dtype=np.float64)
     if scores.shape != (len(rows),):
-        raise ProfileError(f"{detector!r} scored {len(rows)} rows with shape {scores.shape}; one score per row is meant.")
+        raise ProfileError(
+            f"{detector!r} scored {len(rows)} rows with shape {scores.shape}; one score per row is meant."
+        )
     if not np.isfinite(scores).all():
         raise ProfileError(f"{detector!r} gave calibration rows scores that are no finite numbers.")
     return CalibratedDetector(detector, np.sort(scores), alpha, fill)

@@ -66,6 +66,7 @@ class check_outliers:  # noqa: N801  # a decorator is read as a verb
     __repr__ = brief
 
     def __call__(self, fn: F) -> F:
+        """Guard a method."""
         pin(self.detector, fn)
         return attach(self, fn)
 
@@ -145,8 +146,7 @@ class _Check:
         if self._refuses:
             call.refuse(invalid_message(rows), semconv.INVALID, rows.problems[:MAX_PROBLEMS])
             return
-        numbers = [problem.row for problem in rows.problems]
-        mask = None if None in numbers else np.isin(np.arange(len(rows)), numbers)
+        mask = rows.rows_with_problems()
         call.divert(mask, self._chain, semconv.INVALID)
 
 

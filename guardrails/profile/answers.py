@@ -62,5 +62,5 @@ def _has_fields(value: Any) -> bool:
 
 
 def _said(entry: Any) -> Any:
-    get = entry.get if isinstance(entry, Mapping) else lambda name: getattr(entry, name, None)
-    return next((get(name) for name in FIELDS if get(name) is not None), None)
+    fields = entry if isinstance(entry, Mapping) else vars(entry)
+    return next((fields[name] for name in FIELDS if fields.get(name) is not None), None)

@@ -88,4 +88,5 @@ def _cut(values: npt.NDArray[np.float64], *, category: bool) -> npt.NDArray[np.f
         codes, counts = np.unique(seen, return_counts=True)
         return np.sort(codes[np.argsort(-counts, kind="stable")[:MAX_BINS]])
     cut = np.unique(np.quantile(seen, np.arange(1, BINS) / BINS))
-    return cut[cut < seen.max()] if (cut < seen.max()).any() else cut[:1]
+    below = cut < seen.max()
+    return np.asarray(cut[below] if below.any() else cut[:1])

@@ -20,11 +20,11 @@ import numpy.typing as npt
 from guardrails import semconv
 from guardrails._version import __version__
 from guardrails.core.payload import Layout
-from guardrails.profile.bins import Bins
 from guardrails.errors import ProfileError
 from guardrails.outliers.calibration import CalibratedDetector
 from guardrails.outliers.fitting import fit, read_detector
 from guardrails.profile import answers
+from guardrails.profile.bins import Bins
 from guardrails.profile.schema import Schema, learn
 from guardrails.typing import Detector
 
@@ -142,7 +142,8 @@ class Profile:
         with bentoml.models.create(name, labels=labels, metadata={"model": self.model or ""}) as stored:
             Path(stored.path_of(_JSON)).write_text(json.dumps(document, indent=1, sort_keys=True), encoding="utf-8")
             Path(stored.path_of(_ARRAYS)).write_bytes(arrays)
-        return stored.tag
+        tag: Tag = stored.tag
+        return tag
 
     @classmethod
     def load(cls, where: str | Path | Tag) -> Profile:
@@ -256,7 +257,7 @@ def _pack(arrays: dict[str, npt.NDArray[Any]]) -> bytes:
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in sorted(arrays):
             entry = io.BytesIO()
-            np.lib.format.write_array(entry, np.ascontiguousarray(arrays[name]), allow_pickle=False)
+            np.save(entry, np.ascontiguousarray(arrays[name]), allow_pickle=False)
             archive.writestr(zipfile.ZipInfo(f"{name}.npy"), entry.getvalue())
     return buffer.getvalue()
 

@@ -69,9 +69,7 @@ class Schema:
         return cls(tuple(Feature(**{**f, "categories": tuple(f["categories"])}) for f in features))
 
 
-def learn(
-    X: Any, feature_names: Sequence[str] | None, categorical: Collection[str | int]
-) -> tuple[Schema, Rows]:
+def learn(X: Any, feature_names: Sequence[str] | None, categorical: Collection[str | int]) -> tuple[Schema, Rows]:
     """Learn the columns of training data, and read it by them.
 
     Args:

@@ -43,6 +43,7 @@ class Endpoints:
         self._worker, self._path, self._token = worker, path.rstrip("/"), token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
         if scope["type"] != "http":
             return
         answer = await self._answer(scope, receive)

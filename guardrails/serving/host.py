@@ -8,12 +8,14 @@ import inspect
 import logging
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import bentoml
 from _bentoml_sdk import Service
 from _bentoml_sdk.method import APIMethod
+
+from guardrails.errors import Rejected
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
@@ -34,6 +36,16 @@ _serving = threading.Event()
 def mark_serving() -> None:
     """This process is a worker: from now on BentoML's own tracer provider is the one that exports."""
     _serving.set()
+    logging.getLogger("bentoml._internal.server.http_app").addFilter(_refusal_in_one_line)
+
+
+def _refusal_in_one_line(record: logging.LogRecord) -> bool:
+    """A refused request is an answer, not an accident: one line in the log, no traceback of forty."""
+    error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+    if isinstance(error, Rejected):
+        record.exc_info, record.levelno, record.levelname = None, logging.INFO, "INFO"
+        record.msg, record.args = "refused (%s, decision %s): %s", (error.reason, error.decision_id, error)
+    return True
 
 
 class BentoHost:
@@ -86,10 +98,12 @@ class BentoHost:
         return attribute.func if isinstance(attribute, APIMethod) else None
 
 
-def service_of(owner: type) -> Service[Any] | None:
+def service_of(owner: type) -> Any:
     """The BentoML service made of a class."""
     module = sys.modules.get(owner.__module__)
-    services = (value for value in vars(module).values() if isinstance(value, Service)) if module else iter(())
+    services: Iterator[Any] = (
+        (value for value in vars(module).values() if isinstance(value, Service)) if module else iter(())
+    )
     return next((service for service in services if service.inner is owner), None)
 
 

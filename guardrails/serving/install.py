@@ -60,6 +60,7 @@ class install:  # noqa: N801  # a decorator is read as a verb
             raise DecorationError(f"install(features={self.features!r}): it is 'store', 'hash' or 'none'.")
 
     def __call__(self, service: Service[Any]) -> Service[Any]:
+        """Prepare a service."""
         if not isinstance(service, Service):
             raise DecorationError(
                 f"install stands below @bentoml.service on {getattr(service, '__name__', service)!r}. "
@@ -91,8 +92,8 @@ def guarded_apis(service: Service[Any]) -> dict[str, Pipeline]:
 
 
 def _verify(cls: type, pipelines: dict[str, Pipeline]) -> None:
-    """Resolve every fallback once, at import, on an instance that was never set up: names and shapes are the class's."""
-    blank = cls.__new__(cls)
+    """Resolve every fallback at import, on an instance never set up: names and shapes are the class's."""
+    blank: Any = object.__new__(cls)
     for pipeline in pipelines.values():
         method = pipeline.method.bound_to(blank)
         for guard in pipeline.guards:
@@ -135,5 +136,3 @@ def _ready(worker: Worker, before: Any) -> Any:
         return bool(await answer if inspect.isawaitable(answer) else answer)
 
     return ready
-
-

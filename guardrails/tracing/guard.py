@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from opentelemetry import context as otel
@@ -61,6 +61,7 @@ class traced:  # noqa: N801  # a decorator is read as a verb
             raise DecorationError(f"traced(deadline={self.deadline!r}): a deadline is a positive number of seconds.")
 
     def __call__(self, fn: F) -> F:
+        """Guard a method."""
         return attach(self, fn)
 
     def bind(self, method: Method) -> Hooks:
@@ -164,4 +165,3 @@ class _Tracing:
             child = self._durations[route, reason] = metrics.request_duration().labels(self._api, route, reason)
         child.observe(duration)
         self._guards.observe(duration - (call.handed_back - call.handed_over))
-

@@ -55,6 +55,9 @@ class _Waiting:
     judged: bool = False
 
 
+_NOTHING = _Waiting(0.0)
+
+
 class Keeper(SpanProcessor):
     """Hold unsampled spans until their verdict; hand the flagged traces to the exporting processors.
 
@@ -126,7 +129,7 @@ class Keeper(SpanProcessor):
                         metrics.traces_overflowed().labels("spans").inc()
             return
         with self._lock:
-            entry = self._waiting.pop(context.trace_id, None) or _Waiting(0.0)
+            entry = self._waiting.pop(context.trace_id, _NOTHING)
         own_answer = not entry.judged and self._count_own_answer(span)
         if not context.trace_flags.sampled and (entry.flagged or own_answer):
             metrics.traces_kept().inc()
@@ -179,7 +182,7 @@ class Keeper(SpanProcessor):
         """Time and count what BentoML answered before any guard saw it (400, 429, 504)."""
         attributes = span.attributes or {}
         status = attributes.get("http.status_code", attributes.get("http.response.status_code"))
-        reason = OWN_ANSWERS.get(status) if isinstance(status, int) else None  # type: ignore[arg-type]
+        reason = OWN_ANSWERS.get(status) if isinstance(status, int) else None
         if reason is None or span.kind is not SpanKind.SERVER or not (span.start_time and span.end_time):
             return False
         api = span.name.rpartition("/")[2]
@@ -246,4 +249,3 @@ def _exception_event(error: BaseException) -> Event:
             "exception.stacktrace": "".join(traceback.format_exception(type(error), error, error.__traceback__)),
         },
     )
-

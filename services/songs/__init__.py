@@ -1,0 +1,1 @@
+"""Songs: scores, rankings, exploration."""

@@ -28,7 +28,8 @@ def likes(who: Array, seed: int) -> npt.NDArray[np.int64]:
     """Which of the songs they like, (n, SONGS): by taste, plus luck."""
     songs = np.random.default_rng(7).normal(size=(TASTES, SONGS))
     chance = 1 / (1 + np.exp(-(who[:, :TASTES] @ songs) / 2 + 1.0))
-    return (np.random.default_rng(seed).random(chance.shape) < chance).astype(np.int64)
+    liked: npt.NDArray[np.int64] = (np.random.default_rng(seed).random(chance.shape) < chance).astype(np.int64)
+    return liked
 
 
 def train() -> tuple[str, str]:

@@ -1,0 +1,1 @@
+"""Breast tumors: a diagnosis, or a doctor."""

@@ -6,12 +6,15 @@ from typing import Annotated
 
 import bentoml
 import numpy as np
-from bentoml.validators import DType, Shape
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 import guardrails as gr
 
 profile = gr.Profile.ref("tumor-profile:latest")
+
+
+Case = Annotated[list[float], Field(min_length=30, max_length=30)]
+Cases = Annotated[list[Case], Field(min_length=1)]
 
 
 class Diagnosis(BaseModel):
@@ -59,11 +62,11 @@ class Tumor:
     @gr.traced(deadline=1.0)
     @gr.check_outliers(profile, fallback=gr.constant(np.array([-1.0])))
     @gr.sample_drift(profile)
-    async def screen(self, cases: Annotated[np.ndarray, Shape((-1, 30)), DType("float64")]) -> np.ndarray:
+    async def screen(self, cases: Cases) -> np.ndarray:
         """The probability of being malignant, (n, 30) to (n,), many clients at once; -1 means: ask a doctor.
 
-        The shape is declared because BentoML joins the clients' arrays before any guard sees them: here, and only here,
-        one array of another width would fail everybody else's.
+        The type says all about the form, because BentoML joins the clients' rows before any guard sees them: rubbish has
+        to be refused before it meets the rows of others.
         """
         probabilities: np.ndarray = self.classifier.predict_proba(cases)[:, 1]
         return probabilities
