@@ -53,7 +53,10 @@ def guarded(
         >>> gr.pipeline_of(predict).stages
         ('validate', 'check_outliers', 'traced', 'sample_drift', 'fall_back')
     """
-    guards: list[Callable[[F], F]] = [traced(deadline=deadline), validate(profile, on_invalid, features=features)]
+    guards: list[Callable[[F], F]] = [
+        traced(deadline=deadline),
+        validate(profile, on_invalid, features=features, in_batch=fallback),
+    ]
     if fallback is None:
         guards.append(check_outliers(profile, alpha=alpha, features=features))
     else:

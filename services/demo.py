@@ -1,7 +1,7 @@
 """The whole job on embedded defaults: train, serve two bentos, send requests, show what the guards did with them.
 
-``python -m services.demo`` ends by itself; ``--keep`` leaves the services running until Ctrl-C; ``--phoenix PATH`` sends
-the traces to a real backend instead of the small receiver in this process.
+``python -m services.demo`` ends by itself; ``--keep`` leaves the services running until Ctrl-C; ``--phoenix PATH``
+sends the traces to a real backend instead of the small receiver in this process.
 """
 
 from __future__ import annotations
@@ -180,7 +180,8 @@ def show_traces(receiver: OtlpReceiver) -> None:
     """Three flagged requests as they came over OTLP, one for each way of being flagged."""
     traces = receiver.traces()
     console.print(
-        f"\n[bold]Traces[/bold]: head sampling is 0, so ordinary requests sent none; {len(traces)} flagged ones came over OTLP."
+        "\n[bold]Traces[/bold]: head sampling is 0, so ordinary requests sent none; "
+        f"{len(traces)} flagged ones came over OTLP."
     )
     chosen: dict[tuple[str, str], list[ReceivedSpan]] = {}
     for spans in traces.values():

@@ -12,7 +12,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from guardrails import semconv
-from guardrails.core.payload import Index, Layout, NotByRowError, Problem, RowSet, counts_rows, merge, read, take
+from guardrails.core.method import Argument
+from guardrails.core.payload import (
+    Index,
+    Layout,
+    NotByRowError,
+    Problem,
+    RowSet,
+    count_rows,
+    counts_rows,
+    merge,
+    read,
+    take,
+)
 from guardrails.core.request import CURRENT
 from guardrails.core.targets import Chain, Target
 from guardrails.errors import Rejected
@@ -38,7 +50,7 @@ class Stage(IntEnum):
     RESCUE = 70
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Part:
     """Some rows of the request (all of them, as a rule) and who may answer them, in order of preference."""
 
@@ -113,15 +125,16 @@ class Call:
         attributes_seen: those collected before the answer, which the span was opened with.
         result: the answer, once there is one; guards may replace it.
         error: the exception the caller gets, once it is known that it gets one.
+        rescued: the first exception of somebody who should have answered, whatever came of it.
         flagged: something was out of the ordinary, so the trace is kept whatever the sampler said.
         handed_over, handed_back: when the guards let go of the call and when they got it back (perf_counter).
     """
 
     __slots__ = (
-        "_layout", "_rows", "args", "attributes", "attributes_seen", "cancelled", "context", "deadline_missed", "error",
-        "exploration",
-        "flagged", "guard_errors", "handed_back", "handed_over", "id", "kwargs", "parent", "parts", "plan", "primary",
-        "problems", "result", "rows_total", "span", "started", "started_ns", "stream_items", "trace_id", "verdict",
+        "_read_at", "_read_by", "_rows", "args", "attributes", "attributes_seen", "cancelled", "context",
+        "deadline_missed", "error", "exploration", "flagged", "guard_errors", "handed_back", "handed_over", "id",
+        "kwargs", "orphaned", "parent", "parts", "plan", "primary", "problems", "rescued", "result", "rows_total",
+        "span", "started", "started_ns", "stream_items", "trace_id", "verdict",
     )  # fmt: skip
 
     def __init__(self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -136,33 +149,41 @@ class Call:
         self.problems: tuple[Problem, ...] = ()
         self.result: Any = None
         self.error: BaseException | None = None
+        self.rescued: BaseException | None = None
         self.verdict: Verdict | None = None
         self.exploration: Exploration | None = None
         self.span: Span | None = None
         self.context: Context | None = None
         self.parent: SpanContext | None = None
         self.trace_id = 0
-        self.flagged = self.cancelled = self.deadline_missed = False
+        self.flagged = self.cancelled = self.deadline_missed = self.orphaned = False
         self.guard_errors = self.stream_items = 0
         self.rows_total = 1
         self.handed_over = self.handed_back = self.started
-        self._layout: Layout | None = None
+        self._read_by: Layout | None = None
+        self._read_at: Argument | None = None
         self._rows: RowSet | None = None
 
     # What guards ask and say
 
-    def payload(self, at: tuple[int, str]) -> Any:
-        """The argument that holds the features, however it was passed."""
-        position, name = at
-        return self.args[position] if position < len(self.args) else self.kwargs.get(name)
+    def payload(self, at: Argument) -> Any:
+        """The argument that holds the features, however it was passed, or left to its default."""
+        if at.position < len(self.args):
+            return self.args[at.position]
+        return self.kwargs.get(at.name, at.default)
 
-    def rows(self, at: tuple[int, str], layout: Layout) -> RowSet:
-        """The payload as rows, read once for all guards that share a profile."""
-        if self._rows is None or self._layout is not layout:
-            self._layout = layout
-            self._rows = read(self.payload(at), layout)
-            self.rows_total = len(self._rows)
+    def rows(self, at: Argument, layout: Layout) -> RowSet:
+        """The payload as rows, read once for all guards that read the same argument by the same profile."""
+        if self._rows is None or self._read_by is not layout or self._read_at != at:
+            first = self._rows is None
+            self._rows, self._read_by, self._read_at = read(self.payload(at), layout), layout, at
+            if first:
+                self.rows_total = len(self._rows)
         return self._rows
+
+    def rows_if_read(self, at: Argument, layout: Layout) -> RowSet | None:
+        """The same, where somebody has read them already."""
+        return self._rows if self._read_by is layout and self._read_at == at else None
 
     @property
     def refused(self) -> bool:
@@ -186,15 +207,31 @@ class Call:
         if self.primary not in self.parts:
             return
         chain = self.plan.and_then_rescue(chain)
-        if mask is None or mask.all() or self.plan.method.shape.streams:
-            self.parts[:] = [Part(chain, reason)]
-            return
-        rows = np.arange(self.rows_total) if self.primary.index is None else self.primary.index
-        chosen = mask[rows]
-        if chosen.all():
+        left = self.primary.index
+        if mask is None or len(mask) != self.rows_total or self.plan.method.shape.streams:
+            chosen, kept = left, None
+        else:
+            rows = np.arange(self.rows_total) if left is None else left
+            chosen, kept = rows[mask[rows]], rows[~mask[rows]]
+            if not len(chosen):
+                return
+            if not len(kept):
+                chosen, kept = left, None
+        if kept is None:
             self.parts.remove(self.primary)
-        self.primary.index = rows[~chosen]
-        self.parts.append(Part(chain, reason, rows[chosen]))
+        else:
+            self.primary.index = kept
+        self.parts.append(Part(chain, reason, chosen))
+
+    def undecided(self, mask: Mask) -> Mask:
+        """Which of these rows nobody has sent away yet, shape ``(n,)``."""
+        if self.primary not in self.parts:
+            return np.zeros_like(mask)
+        if self.primary.index is None or len(mask) != self.rows_total:
+            return mask
+        still = np.zeros_like(mask)
+        still[self.primary.index] = True
+        return mask & still
 
     def refuse(self, message: str, reason: str, problems: tuple[Problem, ...] = ()) -> None:
         """Answer the whole request with a 422. The first refusal counts."""
@@ -223,6 +260,10 @@ class Call:
         self.handed_back = time.perf_counter()
 
     def _attempts(self) -> Iterator[Attempt]:
+        certain = next((part for part in self.parts if part.chain and part.chain[0].rejects), None)
+        if certain is not None:  # nobody need work for a request that is going to be refused
+            self._reject(certain, certain.chain[0])
+            return
         for part in self.parts:
             for target in part.chain:
                 if target.rejects:
@@ -234,6 +275,7 @@ class Call:
                     self.error = None
                     break
                 self.flagged = True
+                self.rescued = self.rescued or self.error
                 if self.error is None or (target.route == semconv.PRIMARY and not self.plan.rescues(self.error)):
                     return
                 part.reason = semconv.TIMEOUT if isinstance(self.error, TimeoutError) else semconv.ERROR
@@ -250,16 +292,26 @@ class Call:
             return self.args, self.kwargs
         n, index = self.rows_total, part.index
 
-        def of_rows(value: Any) -> Any:
-            return take(value, index) if counts_rows(value, n) else value
+        features = self._read_at
 
-        return tuple(map(of_rows, self.args)), {name: of_rows(value) for name, value in self.kwargs.items()}
+        def of_rows(value: Any, *, is_payload: bool) -> Any:
+            # A list that happens to be as long as the batch may be anything; an array or a Series is one entry a row.
+            by_row = counts_rows(value, n) and (is_payload or not isinstance(value, list | tuple))
+            return take(value, index) if by_row else value
+
+        args = (of_rows(v, is_payload=features is not None and i == features.position) for i, v in enumerate(self.args))
+        kwargs = self.kwargs.items()
+        named = {k: of_rows(v, is_payload=features is not None and k == features.name) for k, v in kwargs}
+        return tuple(args), named
 
     def answer(self) -> Any:
         """What the caller gets: the result, or the exception."""
         if self.error is not None:
-            error, self.error = self.error, None  # the traceback holds this frame: do not hold the traceback
-            raise error
+            error, self.error = self.error, None
+            try:
+                raise error
+            finally:
+                del error  # the traceback holds this frame, which must not hold the traceback
         return self.result
 
     # What the end of a call is made of
@@ -268,6 +320,8 @@ class Call:
     def route(self) -> str:
         """Who answered: ``primary``, ``fallback:<name>``, ``rejected`` or ``mixed``."""
         first = self.parts[0].route
+        if len(self.parts) == 1:
+            return first
         return first if all(part.route == first for part in self.parts) else semconv.MIXED
 
     @property
@@ -281,11 +335,16 @@ class Call:
     @property
     def primary_answered(self) -> bool:
         """Whether the primary answered at least some rows."""
-        return self.error is None and self.primary.settled and self.primary.route == semconv.PRIMARY
+        primary = self.primary
+        return self.error is None and primary.settled and primary.route == semconv.PRIMARY and primary in self.parts
 
     def rows_in(self, part: Part) -> int:
         """How many rows a part has."""
-        return self.rows_total if part.index is None else len(part.index)
+        if part.index is not None:
+            return len(part.index)
+        if self._rows is not None:
+            return self.rows_total
+        return count_rows(self.args[0] if self.args else next(iter(self.kwargs.values()), None))
 
     def announce(self) -> None:
         """Tell the middleware who answers. A batch has no one request to tell."""

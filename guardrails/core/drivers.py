@@ -10,18 +10,23 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from contextlib import aclosing, closing
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
+from contextlib import aclosing, closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as otel
 
+from guardrails.core import metrics
 from guardrails.core.deadline import run_within
 from guardrails.core.method import Shape
 
 if TYPE_CHECKING:
     from guardrails.core.call import Attempt, Call
     from guardrails.core.pipeline import Pipeline
+
+
+GRACE = 0.05
+"""Seconds a cancelled coroutine has to clean up before it is left behind and counted."""
 
 
 def drive(pipeline: Pipeline) -> Callable[..., Any]:
@@ -58,10 +63,11 @@ def _generator(pipeline: Pipeline) -> Callable[..., Any]:
     def guarded(*args: Any, **kwargs: Any) -> Generator[Any, None, Any]:
         with pipeline.open(args, kwargs) as call:
             for attempt in call:
-                with attempt, closing(attempt.target(*attempt.args, **attempt.kwargs)) as items:
-                    for item in _InContext(call, items):
+                with attempt, closing(_InContext(call, attempt.target(*attempt.args, **attempt.kwargs))) as items:
+                    for item in items:
                         attempt.count_item()
                         yield item
+                    attempt.result = items.returned
         return call.answer()
 
     return guarded
@@ -72,8 +78,10 @@ def _async_generator(pipeline: Pipeline) -> Callable[..., Any]:
         with pipeline.open(args, kwargs) as call:
             for attempt in call:
                 with attempt:
-                    async with aclosing(attempt.target(*attempt.args, **attempt.kwargs)) as items:
-                        async for item in _AsyncInContext(call, items):
+                    async with aclosing(
+                        _AsyncInContext(call, attempt.target(*attempt.args, **attempt.kwargs))
+                    ) as items:
+                        async for item in items:
                             attempt.count_item()
                             yield item
         call.answer()
@@ -100,15 +108,29 @@ async def _await(call: Call, attempt: Attempt) -> Any:
     token = None if call.context is None else otel.attach(call.context)
     try:
         answer = attempt.target(*attempt.args, **attempt.kwargs)
-        if call.plan.timeout is None:
-            return await answer
-        try:
-            return await asyncio.wait_for(answer, call.plan.timeout)
-        except asyncio.TimeoutError as error:  # on Python 3.10 not yet the builtin one
-            raise TimeoutError(f"no answer within {call.plan.timeout} s") from error
+        return await (answer if call.plan.timeout is None else _within(call.plan.timeout, answer, call))
     finally:
         if token is not None:
             otel.detach(token)
+
+
+async def _within(timeout: float, answer: Coroutine[Any, Any, Any], call: Call) -> Any:
+    """Await an answer for a while; then cancel it. A TimeoutError of its own stays its own, unlike in `wait_for`."""
+    task = asyncio.ensure_future(answer)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=timeout)
+    except BaseException:
+        task.cancel()
+        raise
+    if done:
+        return task.result()
+    task.cancel()
+    await asyncio.wait({task}, timeout=GRACE)
+    if not task.done():
+        metrics.overruns().labels(call.plan.method.name).inc()
+    elif not task.cancelled():
+        task.exception()  # seen: asyncio would log it as never retrieved
+    raise TimeoutError(f"no answer within {timeout} s")
 
 
 class _InContext:
@@ -118,22 +140,26 @@ class _InContext:
     attached in one step is gone, and cannot be detached, in the next.
     """
 
-    __slots__ = ("call", "items")
+    __slots__ = ("call", "items", "returned")
 
     def __init__(self, call: Call, items: Iterator[Any]) -> None:
         self.call, self.items = call, items
+        self.returned: Any = None
 
     def __iter__(self) -> _InContext:
         return self
 
     def __next__(self) -> Any:
-        if self.call.context is None:
-            return next(self.items)
-        token = otel.attach(self.call.context)
-        try:
-            return next(self.items)
-        finally:
-            otel.detach(token)
+        with _attached(self.call):
+            try:
+                return next(self.items)
+            except StopIteration as end:
+                self.returned = end.value
+                raise
+
+    def close(self) -> None:
+        with _attached(self.call):
+            getattr(self.items, "close", _nothing)()
 
 
 class _AsyncInContext:
@@ -148,13 +174,30 @@ class _AsyncInContext:
         return self
 
     async def __anext__(self) -> Any:
-        if self.call.context is None:
+        with _attached(self.call):
             return await anext(self.items)
-        token = otel.attach(self.call.context)
-        try:
-            return await anext(self.items)
-        finally:
+
+    async def aclose(self) -> None:
+        with _attached(self.call):
+            await getattr(self.items, "aclose", _nothing_async)()
+
+
+@contextmanager
+def _attached(call: Call) -> Iterator[None]:
+    token = None if call.context is None else otel.attach(call.context)
+    try:
+        yield
+    finally:
+        if token is not None:
             otel.detach(token)
+
+
+def _nothing() -> None:
+    """What an iterator without close() needs."""
+
+
+async def _nothing_async() -> None:
+    """What an async iterator without aclose() needs."""
 
 
 _DRIVERS: dict[Shape, Callable[[Pipeline], Callable[..., Any]]] = {

@@ -17,6 +17,9 @@ class Host(Protocol):
     def batchable(self, owner: type, name: str) -> bool:
         """Whether requests are merged before they reach ``owner.name``."""
 
+    def route(self, owner: type, name: str) -> str:
+        """The path under which ``owner.name`` is served."""
+
     def installed(self, owner: type) -> Sequence[Guard]:
         """Guards that `install` put around every guarded method of this service."""
 
@@ -39,6 +42,10 @@ class PlainHost:
     def batchable(self, owner: type, name: str) -> bool:  # noqa: ARG002
         """Nothing merges calls here."""
         return False
+
+    def route(self, owner: type, name: str) -> str:  # noqa: ARG002
+        """As BentoML would name it."""
+        return f"/{name}"
 
     def installed(self, owner: type) -> Sequence[Guard]:  # noqa: ARG002
         """Nothing is installed."""

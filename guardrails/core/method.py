@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from guardrails.core.host import host
 from guardrails.errors import DecorationError
@@ -37,6 +37,18 @@ class Shape(Enum):
         return cls.FUNCTION
 
 
+_CONTEXTS = ("ctx", "context")
+_VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+class Argument(NamedTuple):
+    """One argument of a method: where it stands, what it is called, and its default (None where it has none)."""
+
+    position: int
+    name: str
+    default: Any
+
+
 @dataclass(frozen=True)
 class Method:
     """One guarded callable, and, once bound, the service instance it is called on.
@@ -45,7 +57,7 @@ class Method:
         fn: the user's original function, never one of our wrappers.
         name: its name, which is also the API's.
         shape: function, coroutine function, generator or async generator.
-        params: parameter names in order, without ``self``.
+        params: its parameters in order, without ``self``.
         takes_self: whether the first parameter is ``self``.
         owner: the service instance (None while unbound, and for plain functions).
         batchable: whether BentoML merges requests into one call of it.
@@ -54,7 +66,7 @@ class Method:
     fn: Callable[..., Any]
     name: str
     shape: Shape
-    params: tuple[str, ...]
+    params: tuple[inspect.Parameter, ...]
     takes_self: bool
     owner: Any = None
     batchable: bool = False
@@ -62,16 +74,19 @@ class Method:
     @classmethod
     def of(cls, fn: Callable[..., Any]) -> Method:
         """Inspect a function once, at decoration."""
-        params = tuple(inspect.signature(fn).parameters)
-        takes_self = bool(params) and params[0] == "self"
+        params = tuple(inspect.signature(fn).parameters.values())
+        # A function in a class body is a method, whatever it calls its first parameter.
+        scope = fn.__qualname__.rpartition(".")[0]
+        in_class = bool(scope) and not scope.endswith("<locals>")
+        takes_self = bool(params) and (params[0].name == "self" or in_class)
         return cls(fn, fn.__name__, Shape.of(fn), params[takes_self:], takes_self)
 
     def bound_to(self, owner: Any) -> Method:
         """The same method, as an attribute of a live instance (or of nothing, for a plain function)."""
         return replace(self, owner=owner, batchable=owner is not None and host().batchable(type(owner), self.name))
 
-    def position_of(self, features: str | None) -> tuple[int, str]:
-        """Where the payload stands among the arguments: its index and its name.
+    def argument(self, features: str | None = None) -> Argument:
+        """Where the payload stands among the arguments.
 
         Args:
             features: the argument's name; the first one when None.
@@ -79,12 +94,16 @@ class Method:
         Raises:
             DecorationError: the method has no such argument.
         """
-        candidates = tuple(p for p in self.params if p not in ("ctx", "context"))
-        if not candidates:
-            raise DecorationError(f"{self.fn.__qualname__}() takes no argument, so there are no features to look at.")
-        name = candidates[0] if features is None else features
-        if name not in candidates:
+        found = {p.name: p for p in self.params if p.name not in _CONTEXTS and p.kind not in _VARIABLE}
+        if not found:
             raise DecorationError(
-                f"features={features!r} names no argument of {self.fn.__qualname__}(); it has {', '.join(candidates)}."
+                f"{self.fn.__qualname__}() takes no argument to read features from (*args, **kwargs and the context do "
+                "not count)."
             )
-        return self.params.index(name), name
+        name = next(iter(found)) if features is None else features
+        if name not in found:
+            raise DecorationError(
+                f"features={features!r} names no argument of {self.fn.__qualname__}(); it has {', '.join(found)}."
+            )
+        default = found[name].default
+        return Argument(self.params.index(found[name]), name, None if default is inspect.Parameter.empty else default)

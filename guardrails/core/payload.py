@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -14,7 +15,8 @@ from guardrails.typing import Mask, Rows
 Index: TypeAlias = npt.NDArray[np.intp]
 
 _NUMERIC = "biuf"
-_MISSING = (None, "")
+_FLOAT64 = 8
+_MATRIX = 2
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def read(payload: Any, layout: Layout) -> RowSet:
         return _from_array(payload, layout)
     if _is_frame(payload):
         return _from_frame(payload, layout)
-    if isinstance(payload, Mapping) or hasattr(payload, "model_dump"):
+    if isinstance(payload, Mapping) or _is_model(payload):
         return _from_records([payload], layout, single=True)
     if isinstance(payload, list | tuple):
         return _from_sequence(payload, layout)
@@ -105,16 +107,31 @@ def take(payload: Any, index: Index) -> Any:
     """The chosen rows of a payload, in a container of its own kind."""
     if isinstance(payload, np.ndarray):
         return payload[index]
-    if _is_frame(payload):
+    if _is_pandas(payload):
         return payload.iloc[index]
-    return type(payload)(payload[i] for i in index)
+    chosen = [payload[i] for i in index]
+    return tuple(chosen) if isinstance(payload, tuple) else chosen
 
 
 def counts_rows(value: Any, n: int) -> bool:
     """Whether a value goes row by row: an array, frame, list or tuple of ``n`` entries."""
     if isinstance(value, np.ndarray):
         return value.ndim > 0 and len(value) == n
-    return (isinstance(value, list | tuple) or _is_frame(value)) and len(value) == n
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return False  # a named tuple is one thing with several fields
+    return (isinstance(value, list | tuple) or _is_pandas(value)) and len(value) == n
+
+
+def count_rows(payload: Any) -> int:
+    """How many rows a payload seems to have, for guards without a profile to read it by."""
+    if isinstance(payload, np.ndarray):
+        return len(payload) if payload.ndim >= _MATRIX else 1
+    if _is_frame(payload):
+        return len(payload)
+    if isinstance(payload, list | tuple) and payload:
+        first = payload[0]
+        return len(payload) if isinstance(first, list | tuple | Mapping | np.ndarray) or _is_model(first) else 1
+    return 1
 
 
 class NotByRowError(Exception):
@@ -139,8 +156,10 @@ def merge(parts: Sequence[tuple[Index, Any]], n: int) -> Any:
     answers = [answer for _, answer in parts]
     if all(isinstance(answer, np.ndarray) for answer in answers):
         return _merge_arrays(parts, n)
-    if all(_is_frame(answer) for answer in answers):
-        return _merge_frames(parts)
+    if isinstance(answers[0], np.ndarray) and all(isinstance(answer, np.ndarray | list | tuple) for answer in answers):
+        return _merge_arrays([(index, np.asarray(answer)) for index, answer in parts], n)
+    if any(_is_pandas(answer) for answer in answers):
+        return _merge_pandas(parts)
     merged: list[Any] = [None] * n
     for index, answer in parts:
         for position, entry in zip(index, answer, strict=True):
@@ -150,24 +169,40 @@ def merge(parts: Sequence[tuple[Index, Any]], n: int) -> Any:
 
 def _merge_arrays(parts: Sequence[tuple[Index, npt.NDArray[Any]]], n: int) -> npt.NDArray[Any]:
     shapes = {answer.shape[1:] for _, answer in parts}
-    if len(shapes) > 1:
-        raise NotByRowError(f"the answers have rows of different shapes: {sorted(shapes)}")
-    merged = np.empty((n, *shapes.pop()), dtype=np.result_type(*(answer for _, answer in parts)))
+    kinds = {"n" if answer.dtype.kind in _NUMERIC else answer.dtype.kind for _, answer in parts}
+    if len(shapes) > 1 or (len(kinds) > 1 and kinds - {"n", "U", "O", "S"}):
+        raise NotByRowError(
+            f"the answers differ: {[_kind(answer) + ' of ' + str(answer.dtype) for _, answer in parts]}"
+        )
+    # Numbers next to words stay numbers: NumPy would promote them to words.
+    dtype = np.result_type(*(answer for _, answer in parts)) if len(kinds) == 1 else np.dtype(object)
+    merged = np.empty((n, *shapes.pop()), dtype=dtype)
     for index, answer in parts:
         merged[index] = answer
     return merged
 
 
-def _merge_frames(parts: Sequence[tuple[Index, Any]]) -> Any:
+def _merge_pandas(parts: Sequence[tuple[Index, Any]]) -> Any:
     import pandas as pd
 
+    answers = [answer for _, answer in parts]
+    if len({type(answer) for answer in answers}) > 1:
+        raise NotByRowError(f"the answers differ: {[_kind(answer) for answer in answers]}")
     order = np.concatenate([index for index, _ in parts])
-    return pd.concat([answer for _, answer in parts]).iloc[np.argsort(order)]
+    return pd.concat(answers).iloc[np.argsort(order)]
 
 
 def _is_frame(value: Any) -> bool:
+    return _is_pandas(value) and hasattr(value, "columns")
+
+
+def _is_pandas(value: Any) -> bool:
     # Duck-typed: pandas is the user's, not ours to import.
-    return hasattr(value, "iloc") and hasattr(value, "columns")
+    return hasattr(value, "iloc") and hasattr(value, "index")
+
+
+def _is_model(value: Any) -> bool:
+    return hasattr(value, "model_dump") and not isinstance(value, type)
 
 
 def _kind(value: Any) -> str:
@@ -182,7 +217,7 @@ def _unreadable(layout: Layout, expected: str, found: str, rule: str = "rows") -
 
 def _from_array(payload: npt.NDArray[Any], layout: Layout) -> RowSet:
     width = layout.width
-    if payload.ndim == 2 and payload.shape[1] == width and payload.shape[0]:
+    if payload.ndim == _MATRIX and payload.shape[1] == width and payload.shape[0]:
         single = False
     elif payload.size == 0:
         return _unreadable(layout, f"rows of {width} values", "no rows", "empty")
@@ -194,8 +229,12 @@ def _from_array(payload: npt.NDArray[Any], layout: Layout) -> RowSet:
         return _unreadable(layout, f"rows of {width} values", f"an array of shape {payload.shape}", "width")
     if payload.dtype.kind not in _NUMERIC or layout.categories:
         return _from_cells(payload.reshape(-1, width).tolist(), layout, single=single)
-    with np.errstate(over="ignore"):  # a longdouble or int that a float64 cannot hold becomes inf: a verdict, not noise
-        return RowSet(payload.reshape(-1, width).astype(np.float64, copy=False), single)
+    matrix = payload.reshape(-1, width)
+    if matrix.dtype.kind == "f" and matrix.dtype.itemsize > _FLOAT64:
+        with np.errstate(over="ignore"):  # what a float64 cannot hold becomes inf: a verdict, not noise
+            return RowSet(matrix.astype(np.float64), single)
+    # A copy, always: a method that scales its input in place must not change what is recorded and counted later.
+    return RowSet(np.array(matrix, dtype=np.float64), single)
 
 
 def _from_frame(payload: Any, layout: Layout) -> RowSet:
@@ -205,14 +244,23 @@ def _from_frame(payload: Any, layout: Layout) -> RowSet:
         return RowSet(np.full((1, layout.width), np.nan), single=False, problems=missing)
     if not len(payload):
         return _unreadable(layout, f"rows of {layout.width} values", "no rows", "empty")
-    return _from_cells(payload[list(layout.names)].to_numpy(dtype=object).tolist(), layout, single=False)
+    chosen = payload[list(layout.names)]
+    if not layout.categories and all(getattr(kind, "kind", "O") in _NUMERIC for kind in chosen.dtypes):
+        try:
+            return RowSet(np.array(chosen.to_numpy(dtype=np.float64, na_value=np.nan)), single=False)
+        except (TypeError, ValueError):  # pandas' own types may say they are numbers and hold what is none
+            pass
+    return _from_cells(chosen.to_numpy(dtype=object).tolist(), layout, single=False)
 
 
 def _from_sequence(payload: Sequence[Any], layout: Layout) -> RowSet:
     if not payload:
         return _unreadable(layout, f"rows of {layout.width} values", "no rows", "empty")
     first = payload[0]
-    if isinstance(first, Mapping) or hasattr(first, "model_dump"):
+    plain = _plain_numbers(payload) if not layout.categories and isinstance(first, list | float | int) else None
+    if plain is not None:
+        return _from_array(plain, layout)
+    if isinstance(first, Mapping) or _is_model(first):
         return _from_records(payload, layout, single=False)
     if isinstance(first, list | tuple | np.ndarray):
         return _from_cells(payload, layout, single=False)
@@ -221,11 +269,21 @@ def _from_sequence(payload: Sequence[Any], layout: Layout) -> RowSet:
     return _from_cells([payload], layout, single=True)
 
 
+def _plain_numbers(payload: Sequence[Any]) -> npt.NDArray[Any] | None:
+    """A list of numbers or of rows of numbers as an array, at once; None where it is anything else."""
+    try:
+        array = np.array(payload)
+    except (ValueError, TypeError, OverflowError):  # ragged, or of things NumPy cannot put together
+        return None
+    # Not dtype=float64: NumPy would read the text "1.5" as a number, which it is not.
+    return array if array.dtype.kind in _NUMERIC and array.ndim <= _MATRIX else None
+
+
 def _from_records(payload: Sequence[Any], layout: Layout, *, single: bool) -> RowSet:
     cells: list[list[Any]] = []
     problems: list[Problem] = []
     for number, entry in enumerate(payload):
-        record = entry.model_dump() if hasattr(entry, "model_dump") else entry
+        record = {name: getattr(entry, name) for name in type(entry).model_fields} if _is_model(entry) else entry
         if not isinstance(record, Mapping):
             problems.append(Problem("row", "an object of named values", _kind(record), row=None if single else number))
             record = {}
@@ -249,15 +307,25 @@ def _from_cells(rows: Sequence[Any], layout: Layout, *, single: bool) -> RowSet:
         at = None if single else number
         if not isinstance(row, list | tuple | np.ndarray):
             problems.append(Problem("row", f"{width} values", _kind(row), row=at))
-        elif np.size(row) != width:
-            problems.append(Problem("width", f"{width} values", f"{np.size(row)} values", row=at))
+            continue
+        cells = _flat(row) if not layout.categories else list(row)
+        if len(cells) != width:
+            problems.append(Problem("width", f"{width} values", f"{len(cells)} values", row=at))
         else:
-            cells = row if np.ndim(row) == 1 or not isinstance(row, np.ndarray) else row.ravel()
             problems += _fill(matrix[number], cells, layout, at)
     return RowSet(matrix, single, tuple(problems))
 
 
-def _fill(out: npt.NDArray[np.float64], cells: Any, layout: Layout, row: int | None) -> list[Problem]:
+def _flat(row: Sequence[Any] | npt.NDArray[Any]) -> list[Any]:
+    """The cells of a row; of an image, which is lists within a list, those of all its lines."""
+    if isinstance(row, np.ndarray):
+        return list(row.ravel().tolist())
+    if row and all(isinstance(cell, list | tuple) for cell in row):
+        return [cell for line in row for cell in _flat(line)]
+    return list(row)
+
+
+def _fill(out: npt.NDArray[np.float64], cells: list[Any], layout: Layout, row: int | None) -> list[Problem]:
     if not layout.categories and all(type(cell) in (float, int) for cell in cells):
         try:
             out[:] = cells
@@ -267,15 +335,29 @@ def _fill(out: npt.NDArray[np.float64], cells: Any, layout: Layout, row: int | N
     problems = []
     for column, cell in enumerate(cells):
         codes = layout.categories.get(column)
-        if codes is not None:
-            out[column] = np.nan if cell in _MISSING else codes.get(cell, np.inf)
-        elif cell is None:
+        if _is_missing(cell) and not (codes is None and isinstance(cell, str)):
             out[column] = np.nan
-        elif isinstance(cell, int | float | np.number | np.bool_):
+        elif codes is not None:
+            out[column] = _code(cell, codes)
+        elif isinstance(cell, int | float | np.number | np.bool_) and not isinstance(cell, complex):
             out[column] = _number(cell)
         else:
             problems.append(Problem("type", "a number", _kind(cell), field=layout.names[column], row=row))
     return problems
+
+
+def _is_missing(cell: Any) -> bool:
+    """None, an empty text, NaN, and pandas' own two ways of saying so."""
+    if cell is None or (isinstance(cell, str) and cell == ""):
+        return True
+    return (isinstance(cell, float) and math.isnan(cell)) or type(cell).__name__ in ("NAType", "NaTType")
+
+
+def _code(cell: Any, codes: Mapping[Any, int]) -> float:
+    try:
+        return codes.get(cell, np.inf)
+    except TypeError:  # a list, a mapping: nothing that could have been a category
+        return np.inf
 
 
 def _number(cell: Any) -> float:

@@ -63,9 +63,16 @@ class Plan:
                 before(call)
             except Exception as error:  # noqa: BLE001  # a guard may not break the service
                 contain(name, error, call)
-                on_error: Callable[[Call], None] | None = getattr(guard, "failed", None)
-                if on_error is not None:
-                    on_error(call)
+                self._be_careful(name, guard, call)
+
+    def _be_careful(self, name: str, guard: Guard, call: Call) -> None:
+        """Let a guard that failed say what becomes of the request."""
+        failed: Callable[[Call], None] | None = getattr(guard, "failed", None)
+        if failed is not None:
+            try:
+                failed(call)
+            except Exception as error:  # noqa: BLE001  # a guard may not break the service
+                contain(name, error, call)
 
     def after(self, call: Call) -> None:
         """Run the guards that look after the answer, innermost first."""
@@ -96,6 +103,9 @@ class Opened:
             self.call.cancelled = not isinstance(error, Exception)
         self.plan.after(self.call)
         self.call.announce()
+        self.call.rescued = None
+        if error is not None:  # on its way out already; kept here it would keep itself alive, traceback and all
+            self.call.error = None
 
 
 @dataclass(eq=False)
@@ -113,7 +123,7 @@ class Pipeline:
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     def __post_init__(self) -> None:
-        self._key = f"{MARK}{self.method.name}"
+        self._key = f"{MARK}{self.method.name}_{id(self)}"
         self._plan: Plan | None = None
 
     @property
@@ -132,7 +142,9 @@ class Pipeline:
             return Opened(self._plan or self.bind(None), args, kwargs)
         owner = args[0]
         plan = owner.__dict__.get(self._key)
-        return Opened(plan or self.bind(owner), args[1:], kwargs)
+        if plan is None or plan.method.owner is not owner:  # the second: a copy of an instance brings its plans along
+            plan = self.bind(owner)
+        return Opened(plan, args[1:], kwargs)
 
     def bind(self, owner: Any) -> Plan:
         """Resolve every option against a live instance, once per instance.
@@ -143,7 +155,7 @@ class Pipeline:
         """
         with self._lock:
             known: Plan | None = self._plan if owner is None else owner.__dict__.get(self._key)
-            if known is None:
+            if known is None or known.method.owner is not owner:
                 installed = () if owner is None else host().installed(type(owner))
                 known = Plan(self.method.bound_to(owner), _ordered(_complete((*self.guards, *installed))))
                 if owner is None:

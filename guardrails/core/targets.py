@@ -60,6 +60,16 @@ def listed(fallbacks: Fallbacks) -> tuple[FallbackSpec, ...]:
     return (fallbacks,)  # type: ignore[return-value]  # a str is a Sequence too, and is one fallback
 
 
+def at_least_one(fallbacks: Fallbacks, said: str) -> None:
+    """Refuse an empty list of fallbacks: a guard without a fallback would answer nothing.
+
+    Raises:
+        DecorationError: there is none.
+    """
+    if not listed(fallbacks):
+        raise DecorationError(f"{said}: name at least one fallback, e.g. reject().")
+
+
 def chain(fallbacks: Fallbacks, method: Method) -> Chain:
     """Resolve fallbacks against a bound method, in order.
 
@@ -115,7 +125,13 @@ def _named(name: str, method: Method) -> Callable[..., Any]:
             "Define it there, with the same arguments as the guarded method."
         )
     fn = host().function_behind(attribute) or attribute
-    return _lift(fn.__get__(method.owner), method, fn)
+    # A guarded fallback stands in as its author wrote it: its own guards would judge the same rows once more.
+    fn = getattr(fn, "__wrapped__", fn) if hasattr(fn, "__guardrails__") else fn
+    if not inspect.isroutine(fn) or fn is method.fn:
+        why = "is the guarded method itself" if fn is method.fn else f"is no method but {type(fn).__name__}"
+        raise DecorationError(f"the fallback {name!r} of {method.fn.__qualname__}() {why}. Name another method.")
+    bound: Callable[..., Any] = fn.__get__(method.owner)  # type: ignore[union-attr]
+    return _lift(bound, method, fn)
 
 
 def _owned(spec: Callable[..., Any], method: Method) -> Callable[..., Any]:

@@ -83,7 +83,7 @@ class _Recorder:
             decision.outlier_p_value = call.verdict.p_values[row]
         if call.exploration is not None:
             call.exploration.describe(decision, row)
-        if self._features != "none" and call.rows_read is not None:
+        if self._features != "none" and call.rows_read is not None and row < len(call.rows_read):
             decision.features = self._kept(call.rows_read, row)
         return decision
 

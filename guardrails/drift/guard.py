@@ -8,7 +8,7 @@ from typing import ClassVar
 from guardrails import semconv
 from guardrails.core.call import Call, Stage
 from guardrails.core.host import host
-from guardrails.core.method import Method
+from guardrails.core.method import Argument, Method
 from guardrails.core.pipeline import attach, brief
 from guardrails.drift.sampler import Sampler, sampler_of
 from guardrails.errors import DecorationError
@@ -62,24 +62,25 @@ class sample_drift:  # noqa: N801  # a decorator is read as a verb
 
     def __call__(self, fn: F) -> F:
         """Guard a method."""
+        guarded = attach(self, fn)
         pin(self.profile, fn)
-        return attach(self, fn)
+        return guarded
 
     def check(self, method: Method) -> None:
         """At decoration: the argument exists."""
-        method.position_of(self.features)
+        method.argument(self.features)
 
     def bind(self, method: Method) -> Hooks:
         """At worker start: load the profile, start its flusher."""
         sampler = sampler_of(resolve(self.profile, method.owner))
         host().at_shutdown(method.owner, sampler.close)
-        return Hooks(after=_Observer(sampler, self.rate, method.position_of(self.features)).after)
+        return Hooks(after=_Observer(sampler, self.rate, method.argument(self.features)).after)
 
 
 class _Observer:
     """What one sampled method needs at run time."""
 
-    def __init__(self, sampler: Sampler, rate: float, at: tuple[int, str]) -> None:
+    def __init__(self, sampler: Sampler, rate: float, at: Argument) -> None:
         self._offer, self._at = sampler.offer, at
         self._layout = sampler.profile.layout
         self._bound = round(rate * _WORD)
@@ -90,7 +91,5 @@ class _Observer:
         if identity & (_WORD - 1) >= self._bound:
             return
         call.attributes[semconv.DRIFT_SAMPLED] = True
-        rows = call.rows_read
-        if rows is None:
-            rows = call.payload(self._at)
+        rows = call.rows_if_read(self._at, self._layout) or call.payload(self._at)
         self._offer(rows, call.result if call.primary_answered else None, call.primary.index, identity >> 64)

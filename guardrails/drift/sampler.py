@@ -6,6 +6,7 @@ import logging
 import os
 import tempfile
 import threading
+import time
 from collections import deque
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,8 @@ logger = logging.getLogger("guardrails")
 
 CAPACITY = 4096
 """Requests that may wait for the flusher; each keeps its payload alive until then."""
+BREATH = 32
+"""Requests read in one go: how long a request may have to wait for the flusher."""
 INTERVAL = 0.5
 """Seconds between two flushes."""
 
@@ -59,7 +62,7 @@ class Sampler:
         self._queue: deque[Sample] = deque()
         self._capacity = capacity
         self._counts = profile.bins.empty()
-        self._dropped = 0
+        self._dropped = self._reported = 0  # written by requests, written by the flusher
         self._lock = threading.Lock()
         self._folder = folder or _shared_folder()
         self._stem = f"guardrails_drift_{profile.digest}_"
@@ -112,14 +115,14 @@ class Sampler:
         self._flush_safely()
 
     def _flush_safely(self) -> None:
-        dropped = self._dropped
         try:
             self.flush()
         except Exception:  # the thread outlives whatever one sample did to it
             logger.exception("sampled rows could not be counted for drift and were passed over")
-        if dropped:
-            metrics.drift_dropped().labels(self.profile.digest).inc(dropped)
-            self._dropped -= dropped
+        unreported = self._dropped - self._reported
+        if unreported:
+            metrics.drift_dropped().labels(self.profile.digest).inc(unreported)
+            self._reported += unreported
 
     def _table(self, samples: list[Sample]) -> tuple[Rows, int]:
         """One row per request: its features, then its outputs; and how many requests have no outputs."""
@@ -128,6 +131,8 @@ class Sampler:
         table = np.full((len(samples), len(bins.names)), np.nan)
         unanswered = 0
         for at, sample in enumerate(samples):
+            if at % BREATH == 0:
+                time.sleep(0)  # let go of the GIL: a request may be waiting, and would for 5 ms
             rows = sample.rows if isinstance(sample.rows, RowSet) else read(sample.rows, self.profile.layout)
             row = sample.pick % len(rows)
             table[at, :width] = rows.matrix[row]

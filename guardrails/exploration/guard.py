@@ -91,7 +91,7 @@ class explore:  # noqa: N801  # a decorator is read as a verb
             )
         if not callable(getattr(self.policy, "pmf", None)):
             raise DecorationError(f"explore({self.policy!r}): a policy has pmf(scores), as EpsilonGreedy(0.02) has.")
-        if self.unit is not None and self.unit not in method.params:
+        if self.unit is not None and self.unit not in [param.name for param in method.params]:
             raise DecorationError(f"explore(unit={self.unit!r}) names no argument of {method.fn.__qualname__}().")
 
     def companions(self) -> tuple[Guard, ...]:
@@ -143,7 +143,7 @@ class _Explorer:
         self._policy, self._key, self._salt_id = options.policy, key, salt_id
         self._policy_name = repr(options.policy)
         self._scores, self._apply = options.scores, options.apply
-        self._unit = None if options.unit is None else method.position_of(options.unit)
+        self._unit = None if options.unit is None else method.argument(options.unit)
 
     def after(self, call: Call) -> None:
         if not call.primary_answered:
@@ -153,6 +153,8 @@ class _Explorer:
         every = np.asarray(self._scores(answer))
         single = every.ndim == 1
         scores = every.reshape(1, -1) if single else every
+        if call.rows_read is None:
+            call.rows_total = len(scores)
         if index is not None:
             scores = scores[index]
         exploration = self._drawn(call, scores, index)
@@ -167,7 +169,7 @@ class _Explorer:
 
     def _drawn(self, call: Call, scores: Scores, index: Index | None) -> Exploration:
         rows = range(len(scores)) if index is None else index.tolist()
-        pmf = self._policy.pmf(scores)
+        pmf = self._policy.pmf(scores[0])[None] if len(scores) == 1 else self._policy.pmf(scores)
         greedy = scores.argmax(axis=1).tolist()
         action, eligible = [], []
         for at, row in enumerate(rows):

@@ -54,6 +54,6 @@ class EpsilonGreedy:
         if scores.ndim == 1:
             probabilities[scores.argmax()] += 1.0 - self.epsilon
         else:
-            best = np.expand_dims(scores.argmax(axis=-1), -1)
-            np.put_along_axis(probabilities, best, 1.0 - self.epsilon + self.epsilon / actions, axis=-1)
+            flat = probabilities.reshape(-1, actions)
+            flat[np.arange(len(flat)), scores.reshape(-1, actions).argmax(axis=1)] += 1.0 - self.epsilon
         return probabilities

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from guardrails.core.call import Stage
 from guardrails.core.method import Method
 from guardrails.core.pipeline import attach, brief
-from guardrails.core.targets import Fallbacks, chain, listed
+from guardrails.core.targets import Fallbacks, at_least_one, chain
 from guardrails.errors import DecorationError
 from guardrails.typing import F, Hooks
 
@@ -49,11 +49,10 @@ class fall_back:  # noqa: N801  # a decorator is read as a verb
     __repr__ = brief
 
     def __post_init__(self) -> None:
-        if not listed(self.to):
-            raise DecorationError("fall_back(to=[]): name at least one fallback.")
+        at_least_one(self.to, "fall_back(to=[])")
         if self.timeout is not None and not self.timeout > 0:
             raise DecorationError(f"fall_back(timeout={self.timeout!r}): a timeout is a positive number of seconds.")
-        if not isinstance(self.on, tuple) or not all(isinstance(kind, type) for kind in self.on):
+        if not isinstance(self.on, tuple) or not all(isinstance(k, type) and issubclass(k, Exception) for k in self.on):
             raise DecorationError(f"fall_back(on={self.on!r}): give a tuple of exception types, as in (ValueError,).")
 
     def __call__(self, fn: F) -> F:

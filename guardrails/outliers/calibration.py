@@ -65,11 +65,12 @@ class CalibratedDetector:
         value missing where none ever was) scores the largest float: the strangest there is, and still a number that
         trace backends keep (they drop infinities).
         """
-        rows = np.asarray(rows, dtype=np.float64)
+        if not isinstance(rows, np.ndarray) or rows.dtype != np.float64:
+            rows = np.asarray(rows, dtype=np.float64)
         if rows.ndim != 2 or rows.shape[1] != len(self.fill):  # noqa: PLR2004
             raise ValueError(f"rows of shape (n, {len(self.fill)}) are expected, not {rows.shape}")
-        # One pass over a small row is all an ordinary request pays: NaN and what float32 cannot hold fail it.
-        if bool((np.abs(rows) < _FLOAT32_MAX).all()):
+        # One product is all an ordinary request pays: with a NaN, or a value float32 cannot hold, it is not smaller.
+        if np.vdot(rows, rows) < _FLOAT32_MAX_SQUARED:
             return self.detector.score(rows)
         filled = np.where(np.isnan(rows), self.fill, rows)
         readable = (np.abs(filled) < _FLOAT32_MAX).all(axis=1)
@@ -100,6 +101,7 @@ class CalibratedDetector:
 
 STRANGEST = float(np.finfo(np.float64).max)
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
+_FLOAT32_MAX_SQUARED = _FLOAT32_MAX**2
 
 
 def calibrate(detector: Detector, rows: Rows, *, alpha: float, fill: npt.NDArray[np.float64]) -> CalibratedDetector:

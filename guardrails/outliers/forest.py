@@ -83,12 +83,12 @@ class IsolationForest:
 
         Values are rounded to float32 before they are compared, as scikit-learn does.
         """
+        if len(rows) == 1:
+            length = self._length_of(rows[0].astype(np.float32).astype(np.float64))
+            return np.array([2.0 ** -(length / self.normaliser if self.normaliser else 1.0)])
         with np.errstate(over="ignore"):
             values = rows.astype(np.float32).astype(np.float64)
-        if len(values) == 1:
-            lengths = np.array([self._length_of(values[0])])
-        else:
-            lengths = np.concatenate([self._lengths_of(chunk) for chunk in _chunks(values)])
+        lengths = np.concatenate([self._lengths_of(chunk) for chunk in _chunks(values)])
         exponent = lengths / self.normaliser if self.normaliser else np.ones_like(lengths)
         return np.asarray(np.exp2(-exponent))
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from guardrails import semconv
 from guardrails.core.call import Call, Stage, Verdict
-from guardrails.core.method import Method
+from guardrails.core.method import Argument, Method
 from guardrails.core.payload import Layout, Problem, RowSet
 from guardrails.core.pipeline import attach, brief
-from guardrails.core.targets import Chain, Fallbacks, Reject, chain
+from guardrails.core.targets import Chain, Fallbacks, Reject, at_least_one, chain
 from guardrails.errors import DecorationError
 from guardrails.outliers.calibration import CalibratedDetector
 from guardrails.profile.profile import Profile
@@ -65,14 +65,20 @@ class check_outliers:  # noqa: N801  # a decorator is read as a verb
     stage: Stage = Stage.CHECK
     __repr__ = brief
 
+    def __post_init__(self) -> None:
+        if self.alpha is not None and not 0.0 < self.alpha < 1.0:
+            raise DecorationError(f"check_outliers(alpha={self.alpha!r}): a share of traffic, between 0 and 1.")
+        at_least_one(self.fallback, "check_outliers(fallback=[])")
+
     def __call__(self, fn: F) -> F:
         """Guard a method."""
+        guarded = attach(self, fn)
         pin(self.detector, fn)
-        return attach(self, fn)
+        return guarded
 
     def check(self, method: Method) -> None:
         """At decoration: the argument exists, the options are known."""
-        method.position_of(self.features)
+        method.argument(self.features)
         if self.on_guard_error not in ("pass", "fallback"):
             raise DecorationError(f"on_guard_error={self.on_guard_error!r}: it is 'pass' or 'fallback'.")
 
@@ -81,7 +87,7 @@ class check_outliers:  # noqa: N801  # a decorator is read as a verb
         detector, layout, tags = _resolved(self.detector, method.owner)
         if self.alpha is not None:
             detector = detector.with_alpha(self.alpha)
-        check = _Check(detector, layout, method.position_of(self.features), chain(self.fallback, method), tags, method)
+        check = _Check(detector, layout, method.argument(self.features), chain(self.fallback, method), tags, method)
         return Hooks(check.before)
 
     def verify(self, method: Method) -> None:
@@ -101,7 +107,7 @@ class _Check:
         self,
         detector: CalibratedDetector,
         layout: Layout,
-        at: tuple[int, str],
+        at: Argument,
         fallback: Chain,
         tags: dict[str, str],
         method: Method,
@@ -117,23 +123,29 @@ class _Check:
         if call.refused:
             return
         rows = call.rows(self._at, self._layout)
-        if rows.problems:
+        if rows.problems and not self._sent_away(call, rows):
             self._invalid(call, rows)
             if self._refuses:
                 return
         scores = self._detector.score(rows.matrix)
         p_values = self._detector.p_value_of(scores)
         mask = scores > self._threshold
-        call.verdict = Verdict(scores, p_values, mask)
         worst = 0 if len(scores) == 1 else int(np.argmax(scores))
         outlier = bool(mask[worst])
+        mask = mask if not outlier else call.undecided(mask)
+        call.verdict = Verdict(scores, p_values, mask)
         attributes[semconv.OUTLIER_SCORE] = float(scores[worst])
         attributes[semconv.OUTLIER_P_VALUE] = float(p_values[worst])
         attributes[semconv.OUTLIER_THRESHOLD] = self._threshold
         attributes[semconv.IS_OUTLIER] = outlier
-        if outlier:
+        if outlier and mask.any():
             call.problems = self._explained(mask, p_values, single=rows.single)
             call.divert(mask, self._chain, semconv.OUTLIER)
+
+    def _sent_away(self, call: Call, rows: RowSet) -> bool:
+        """Whether an earlier guard has already sent away whatever cannot be read."""
+        bad = rows.rows_with_problems()
+        return not call.undecided(np.ones(len(rows), dtype=bool) if bad is None else bad).any()
 
     def _explained(self, mask: Mask, p_values: Scores, *, single: bool) -> tuple[Problem, ...]:
         expected = f"a p-value above {self._detector.alpha:g}"

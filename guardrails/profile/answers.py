@@ -62,5 +62,5 @@ def _has_fields(value: Any) -> bool:
 
 
 def _said(entry: Any) -> Any:
-    fields = entry if isinstance(entry, Mapping) else vars(entry)
+    fields = entry if isinstance(entry, Mapping) else {name: getattr(entry, name, None) for name in FIELDS}
     return next((fields[name] for name in FIELDS if fields.get(name) is not None), None)

@@ -56,6 +56,13 @@ class BentoHost:
         api = inspect.getattr_static(owner, name, None)
         return isinstance(api, APIMethod) and bool(api.batchable)
 
+    def route(self, owner: type, name: str) -> str:
+        """As ``@bentoml.api(route=...)`` says, below the service's prefix."""
+        api = inspect.getattr_static(owner, name, None)
+        service = service_of(owner)
+        prefix = "" if service is None else str(service.path_prefix).rstrip("/")
+        return f"{prefix}{api.route}" if isinstance(api, APIMethod) else f"/{name}"
+
     def installed(self, owner: type) -> Sequence[Guard]:
         """What `install` left on the class."""
         guards: Sequence[Guard] = getattr(owner, INSTALLED, ())

@@ -79,6 +79,8 @@ class _Tracing:
         self._keeper: Keeper | None = keeper_of(provider)
         if self._keeper is not None:
             host().at_shutdown(method.owner, self._keeper.flush)
+            if method.owner is not None:
+                self._keeper.watch(host().route(type(method.owner), method.name), method.name)
         self._deadline = deadline
         self._api = method.name
         self._span_name = semconv.SPAN_NAME.format(api=method.name)
@@ -89,12 +91,14 @@ class _Tracing:
     def open(self, call: Call) -> None:
         # A batchable method runs in the context of the first request its worker ever served: nothing may hang there.
         parent = _NO_PARENT if self._rootless else otel.get_current()
-        around = trace.get_current_span(parent).get_span_context()
+        current = trace.get_current_span(parent)
+        around = current.get_span_context()
         call.attributes[semconv.DECISION_ID] = call.id
         call.attributes[semconv.ROUTE] = call.route
         if call.reason is not None:
             call.attributes[semconv.REASON] = call.reason
-        if self._keeper is not None and around.is_valid and not around.trace_flags.sampled:
+        unsampled = around.is_valid and not around.trace_flags.sampled
+        if self._keeper is not None and unsampled and current.is_recording():
             # Nobody will see this span unless something goes wrong; then it is made, in `close`, with this very id.
             identity = SpanContext(around.trace_id, self._keeper.new_span_id(), is_remote=False, trace_flags=_UNSAMPLED)
             call.span = NonRecordingSpan(identity)
@@ -108,6 +112,8 @@ class _Tracing:
         call.context = trace.set_span_in_context(call.span, parent)
         call.trace_id = call.span.get_span_context().trace_id
         call.attributes = {}
+        # The request's own span has ended before this one began (a task): nobody else will decide about the trace.
+        call.orphaned = unsampled and not around.is_remote
 
     def close(self, call: Call) -> None:
         ended = time.perf_counter()
@@ -118,7 +124,7 @@ class _Tracing:
             call.attributes[semconv.DEADLINE_MET] = met
             call.deadline_missed = not met
         call.flagged = call.flagged or call.deadline_missed or call.error is not None
-        if self._keeper is not None and call.error is not None:
+        if self._keeper is not None and call.error is not None and call.parent is not None:
             self._keeper.judge(call.trace_id)
         self._end_span(call, route, reason)
         self._observe(call, duration, route, reason or "")
@@ -128,7 +134,7 @@ class _Tracing:
         if span is None:
             return
         recording = span.is_recording()
-        if not recording and not call.flagged:
+        if not recording and not (call.flagged and call.parent is not None):
             return
         attributes = call.attributes
         attributes[semconv.ROUTE] = route
@@ -142,8 +148,8 @@ class _Tracing:
             attributes[semconv.STREAM_ITEMS] = call.stream_items
         if call.cancelled:
             attributes[semconv.CANCELLED] = True
-        elif call.error is not None:
-            attributes[semconv.ERROR_TYPE] = type(call.error).__name__
+        elif call.error is not None or call.rescued is not None:
+            attributes[semconv.ERROR_TYPE] = type(call.rescued or call.error).__name__
         if recording:
             self._end_recording(span, call)
         elif self._keeper is not None:
@@ -151,13 +157,17 @@ class _Tracing:
 
     def _end_recording(self, span: Span, call: Call) -> None:
         span.set_attributes(call.attributes)
+        if call.rescued is not None and call.rescued is not call.error:
+            span.record_exception(call.rescued)
         if call.error is not None and not call.cancelled:
             span.record_exception(call.error)
             span.set_status(Status(StatusCode.ERROR, str(call.error)))
-        sampled = span.get_span_context().trace_flags.sampled
-        if call.flagged and self._keeper is not None and not sampled:
-            self._keeper.flag(call.trace_id)
+        keeper = None if span.get_span_context().trace_flags.sampled else self._keeper
+        if call.flagged and keeper is not None:
+            keeper.flag(call.trace_id)
         span.end()
+        if call.orphaned and keeper is not None:
+            keeper.decide(call.trace_id)
 
     def _observe(self, call: Call, duration: float, route: str, reason: str) -> None:
         child = self._durations.get((route, reason))

@@ -18,7 +18,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import Event, ReadableSpan, Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
@@ -27,6 +27,7 @@ from guardrails._version import __version__
 from guardrails.core import metrics
 
 if TYPE_CHECKING:
+    from opentelemetry.context import Context
     from opentelemetry.trace import TracerProvider as AnyProvider
 
     from guardrails.core.call import Call
@@ -53,9 +54,7 @@ class _Waiting:
     spans: list[ReadableSpan] = field(default_factory=list)
     flagged: bool = False
     judged: bool = False
-
-
-_NOTHING = _Waiting(0.0)
+    open_roots: int = 0
 
 
 class Keeper(SpanProcessor):
@@ -68,7 +67,10 @@ class Keeper(SpanProcessor):
     """
 
     def __init__(self, provider: TracerProvider, max_traces: int = MAX_TRACES, max_age: float = MAX_AGE) -> None:
-        self._provider = provider
+        self._provider = weakref.ref(provider)  # it owns us, and is a key of the table of keepers
+        self._routes: dict[str, str] = {}
+        self._ids = provider.id_generator
+        self._resource = provider.resource
         self._max_traces, self._max_age = max_traces, max_age
         self._waiting: OrderedDict[int, _Waiting] = OrderedDict()
         self._lock = threading.Lock()
@@ -78,7 +80,11 @@ class Keeper(SpanProcessor):
 
     def new_span_id(self) -> int:
         """A span id for a span that may never be made."""
-        return self._provider.id_generator.generate_span_id()
+        return self._ids.generate_span_id()
+
+    def watch(self, route: str, api: str) -> None:
+        """Count what BentoML answers by itself on this route."""
+        self._routes[f"POST {route}"] = api
 
     def flag(self, trace_id: int) -> None:
         """Keep this trace."""
@@ -93,13 +99,14 @@ class Keeper(SpanProcessor):
     def keep_unmade(self, name: str, call: Call, identity: SpanContext) -> None:
         """Make the span of a call that turned out to matter, under the id its children already name as their parent."""
         error = None if call.cancelled else call.error
+        errors = {id(e): e for e in (call.rescued, error) if e is not None}.values()
         span = ReadableSpan(
             name=name,
             context=identity,
             parent=call.parent,
-            resource=self._provider.resource,
+            resource=self._resource,
             attributes=call.attributes,
-            events=() if error is None else (_exception_event(error),),
+            events=tuple(map(_exception_event, errors)),
             kind=SpanKind.INTERNAL,
             status=Status() if error is None else Status(StatusCode.ERROR, str(error)),
             start_time=call.started_ns,
@@ -111,29 +118,44 @@ class Keeper(SpanProcessor):
             entry.flagged = True
             entry.spans.append(span)
 
+    def decide(self, trace_id: int) -> None:
+        """Nobody else will end this trace: keep it or forget it now."""
+        with self._lock:
+            entry = self._waiting.pop(trace_id, None)
+        if entry is not None and entry.flagged and entry.spans:
+            self._export(entry.spans)
+
     # The SDK tells it
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:  # noqa: ARG002
+        """A request began: one that calls this process again over HTTP waits for that one, and decides for both."""
+        context = span.get_span_context()
+        if context is not None and not context.trace_flags.sampled and _is_local_root(span):
+            with self._lock:
+                self._entry(context.trace_id).open_roots += 1
 
     def on_end(self, span: ReadableSpan) -> None:
         """A span ended: hold it, or, if it is the request's own, decide."""
         context = span.context
         if context is None:
             return
-        local_root = span.parent is None or span.parent.is_remote
-        if not local_root:
-            if not context.trace_flags.sampled and not _is_noise(span):
+        sampled = context.trace_flags.sampled
+        if not _is_local_root(span):
+            if not sampled and not _is_noise(span):
                 with self._lock:
-                    entry = self._entry(context.trace_id)
-                    if len(entry.spans) < MAX_SPANS_PER_TRACE:
-                        entry.spans.append(span)
-                    else:
-                        metrics.traces_overflowed().labels("spans").inc()
+                    self._hold(span, context.trace_id)
             return
         with self._lock:
-            entry = self._waiting.pop(context.trace_id, _NOTHING)
-        own_answer = not entry.judged and self._count_own_answer(span)
-        if not context.trace_flags.sampled and (entry.flagged or own_answer):
-            metrics.traces_kept().inc()
-            self._export([*entry.spans, span])
+            entry = self._waiting.get(context.trace_id) or _Waiting(0.0)
+            own_answer = not entry.judged and self._count_own_answer(span)
+            entry.flagged = entry.flagged or own_answer
+            entry.spans.append(span)  # whatever else had to be left out, a trace without its root is none
+            entry.open_roots -= 1
+            if entry.open_roots > 0:
+                return
+            self._waiting.pop(context.trace_id, None)
+        if not sampled and entry.flagged:
+            self._export(entry.spans)
 
     def shutdown(self) -> None:
         """Nothing to close: the exporting processors are closed by their provider."""
@@ -147,7 +169,10 @@ class Keeper(SpanProcessor):
 
         BentoML never flushes at shutdown, and the SDK's own flush takes its retries' time: hence a thread to leave.
         """
-        thread = threading.Thread(target=self._provider.force_flush, args=(int(FLUSH_TIMEOUT * 1000),), daemon=True)
+        provider = self._provider()
+        if provider is None:
+            return
+        thread = threading.Thread(target=provider.force_flush, args=(int(FLUSH_TIMEOUT * 1000),), daemon=True)
         thread.start()
         thread.join(FLUSH_TIMEOUT)
         if thread.is_alive():
@@ -170,8 +195,19 @@ class Keeper(SpanProcessor):
                 metrics.traces_overflowed().labels(cause).inc()
         return entry
 
+    def _hold(self, span: ReadableSpan, trace_id: int) -> None:
+        entry = self._entry(trace_id)
+        if len(entry.spans) < MAX_SPANS_PER_TRACE:
+            entry.spans.append(span)
+        else:
+            metrics.traces_overflowed().labels("spans").inc()
+
     def _export(self, spans: list[ReadableSpan]) -> None:
-        siblings = self._provider._active_span_processor._span_processors  # noqa: SLF001  # the SDK has no public way
+        provider = self._provider()
+        if provider is None:
+            return
+        metrics.traces_kept().inc()
+        siblings = provider._active_span_processor._span_processors  # noqa: SLF001  # the SDK has no public way
         for span in spans:
             kept = _sampled(span)
             for processor in siblings:
@@ -183,22 +219,16 @@ class Keeper(SpanProcessor):
         attributes = span.attributes or {}
         status = attributes.get("http.status_code", attributes.get("http.response.status_code"))
         reason = OWN_ANSWERS.get(status) if isinstance(status, int) else None
-        if reason is None or span.kind is not SpanKind.SERVER or not (span.start_time and span.end_time):
-            return False
-        api = span.name.rpartition("/")[2]
-        if span.name.partition(" ")[0] != "POST" or "/guardrails/" in span.name:
+        api = self._routes.get(span.name)
+        if reason is None or api is None or not (span.start_time and span.end_time):
             return False
         child = self._durations.get((api, reason))
         if child is None:
-            if len(self._durations) >= _MAX_LABELS:
-                return True
-            child = metrics.request_duration().labels(api, semconv.REJECTED, reason)
-            self._durations[api, reason] = child
+            child = self._durations[api, reason] = metrics.request_duration().labels(api, semconv.REJECTED, reason)
         child.observe((span.end_time - span.start_time) / 1e9)
         return True
 
 
-_MAX_LABELS = 256
 _keepers: weakref.WeakKeyDictionary[TracerProvider, Keeper] = weakref.WeakKeyDictionary()
 _keepers_lock = threading.Lock()
 
@@ -213,6 +243,10 @@ def keeper_of(provider: AnyProvider) -> Keeper | None:
             keeper = _keepers[provider] = Keeper(provider)
             provider.add_span_processor(keeper)
         return keeper
+
+
+def _is_local_root(span: ReadableSpan) -> bool:
+    return span.parent is None or span.parent.is_remote
 
 
 def _is_noise(span: ReadableSpan) -> bool:

@@ -9,10 +9,10 @@ import numpy as np
 
 from guardrails import semconv
 from guardrails.core.call import Call, Stage
-from guardrails.core.method import Method
+from guardrails.core.method import Argument, Method
 from guardrails.core.payload import Problem, RowSet
 from guardrails.core.pipeline import attach, brief
-from guardrails.core.targets import Chain, Fallbacks, Reject, chain
+from guardrails.core.targets import Chain, Fallbacks, Reject, at_least_one, chain
 from guardrails.errors import DecorationError
 from guardrails.outliers.guard import MAX_PROBLEMS, invalid_message
 from guardrails.profile.profile import Profile
@@ -32,6 +32,7 @@ class validate:  # noqa: N801  # a decorator is read as a verb
         on_invalid: ``"reject"`` (a 422 that names field, rule, expected and found), or a fallback, row by row.
         margin: how far outside of the range is still taken, in widths of the range.
         features: the argument that holds the rows; the first one by default.
+        in_batch: who answers invalid rows in a batchable method, where nothing can be rejected.
 
     Raises:
         DecorationError: at decoration or start-up, when the fallback cannot stand in for the method.
@@ -52,6 +53,7 @@ class validate:  # noqa: N801  # a decorator is read as a verb
     on_invalid: Literal["reject"] | Fallbacks = "reject"
     margin: float = 1.0
     features: str | None = None
+    in_batch: Fallbacks | None = None
     name: ClassVar[str] = "validate"
     stage: Stage = Stage.VALIDATE
     __repr__ = brief
@@ -59,36 +61,39 @@ class validate:  # noqa: N801  # a decorator is read as a verb
     def __post_init__(self) -> None:
         if not self.margin >= 0:
             raise DecorationError(f"validate(margin={self.margin!r}): a margin is zero or more widths of the range.")
+        at_least_one(self.on_invalid, "validate(on_invalid=[])")
 
     def __call__(self, fn: F) -> F:
         """Guard a method."""
+        guarded = attach(self, fn)
         pin(self.profile, fn)
-        return attach(self, fn)
+        return guarded
 
     def check(self, method: Method) -> None:
         """At decoration: the argument exists."""
-        method.position_of(self.features)
+        method.argument(self.features)
 
     def verify(self, method: Method) -> None:
         """At start-up: the fallback can stand in for the method."""
-        chain(self._fallback, method)
+        chain(self._fallback(method), method)
 
     def bind(self, method: Method) -> Hooks:
         """At worker start: load the profile, resolve the fallback."""
         profile = resolve(self.profile, method.owner)
-        validator = _Validator(profile, self.margin, method, chain(self._fallback, method))
-        validator.at = method.position_of(self.features)
+        validator = _Validator(profile, self.margin, method, chain(self._fallback(method), method))
+        validator.at = method.argument(self.features)
         return Hooks(validator.before)
 
-    @property
-    def _fallback(self) -> Fallbacks:
+    def _fallback(self, method: Method) -> Fallbacks:
+        if method.batchable and self.in_batch is not None:
+            return self.in_batch
         return Reject() if self.on_invalid == "reject" else self.on_invalid
 
 
 class _Validator:
     """What one validated method needs at run time."""
 
-    at: tuple[int, str]
+    at: Argument
 
     def __init__(self, profile: Profile, margin: float, method: Method, fallback: Chain) -> None:
         features = profile.schema.features
@@ -99,6 +104,7 @@ class _Validator:
         widths = np.nan_to_num(high - low, nan=0.0, posinf=0.0)
         self._low, self._high = low - margin * widths, high + margin * widths
         self._categorical = np.array([bool(feature.categories) for feature in features])
+        self._any_category = bool(self._categorical.any())
         self._may_miss = np.array([feature.missing > 0 for feature in features])
 
     def before(self, call: Call) -> None:
@@ -108,7 +114,7 @@ class _Validator:
             return
         matrix = rows.matrix
         within = (matrix >= self._low) & (matrix <= self._high)  # NaN is in no range, inf (an unseen category) may be
-        if self._categorical.any():
+        if self._any_category:
             within &= np.isfinite(matrix) | ~self._categorical
         if within.all():
             return

@@ -60,7 +60,7 @@ class Songs:
         return {"scores": self.popularity.tolist(), "action": int(self.popularity.argmax())}
 
     @bentoml.api(batchable=True, max_batch_size=256, max_latency_ms=500)
-    @gr.guarded(profile, fallback="charts", on_invalid="charts", deadline=1.0, policy=gr.EpsilonGreedy(0.1))
+    @gr.guarded(profile, fallback="charts", deadline=1.0, policy=gr.EpsilonGreedy(0.1))
     def recommend_many(self, listener: Annotated[np.ndarray, Shape((-1, 10)), DType("float64")]) -> np.ndarray:
         """The same as `recommend`, for many clients at once."""
         return self._scores(listener)

@@ -65,8 +65,8 @@ class Tumor:
     async def screen(self, cases: Cases) -> np.ndarray:
         """The probability of being malignant, (n, 30) to (n,), many clients at once; -1 means: ask a doctor.
 
-        The type says all about the form, because BentoML joins the clients' rows before any guard sees them: rubbish has
-        to be refused before it meets the rows of others.
+        The type says all about the form, because BentoML joins the clients' rows before any guard sees them: rubbish
+        has to be refused before it meets the rows of others.
         """
         probabilities: np.ndarray = self.classifier.predict_proba(cases)[:, 1]
         return probabilities
