@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from guardrails._version import __version__
@@ -30,17 +29,19 @@ def show(tag: str) -> None:
         raise click.ClickException(str(error)) from error
     detector = profile.outliers
     n, alpha = len(detector.calibration), detector.alpha
-    exact = math.floor(alpha * (n + 1)) / (n + 1)
     console = Console()
     console.print(f"[bold]{profile.tag or tag}[/bold]  digest {profile.digest}, fitted {profile.created}")
     console.print(f"model {profile.model or 'not named'}; fitted with {profile.versions}")
     console.print(
         f"outliers: {getattr(detector.detector, 'kind', 'live detector')}, threshold {detector.threshold:.4f} from "
-        f"{n} calibration rows: alpha {alpha:g} sends {exact:.4f} of ordinary traffic to the fallback on average"
+        f"{n} calibration rows: alpha {alpha:g} sends {detector.share:.4f} of ordinary traffic to the fallback, "
+        "on average"
     )
     table = Table("feature", "kind", "range or categories", "missing", box=None)
     for feature in profile.schema.features:
-        categories = ", ".join(map(str, feature.categories[:6])) + (" ..." if len(feature.categories) > 6 else "")
+        categories = escape(", ".join(map(str, feature.categories[:6]))) + (
+            " ..." if len(feature.categories) > 6 else ""
+        )
         span = categories if feature.categories else f"{feature.low:.4g} to {feature.high:.4g}"
-        table.add_row(feature.name, feature.kind, span, f"{feature.missing:.1%}")
+        table.add_row(escape(feature.name), feature.kind, span, f"{feature.missing:.1%}")
     console.print(table)

@@ -335,7 +335,7 @@ def _fill(out: npt.NDArray[np.float64], cells: list[Any], layout: Layout, row: i
     problems = []
     for column, cell in enumerate(cells):
         codes = layout.categories.get(column)
-        if _is_missing(cell) and not (codes is None and isinstance(cell, str)):
+        if is_missing(cell) and not (codes is None and isinstance(cell, str)):
             out[column] = np.nan
         elif codes is not None:
             out[column] = _code(cell, codes)
@@ -346,7 +346,7 @@ def _fill(out: npt.NDArray[np.float64], cells: list[Any], layout: Layout, row: i
     return problems
 
 
-def _is_missing(cell: Any) -> bool:
+def is_missing(cell: Any) -> bool:
     """None, an empty text, NaN, and pandas' own two ways of saying so."""
     if cell is None or (isinstance(cell, str) and cell == ""):
         return True

@@ -5,20 +5,19 @@ from __future__ import annotations
 import hashlib
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 from opentelemetry import trace
 
 from guardrails import semconv
 from guardrails.core.call import Call, Part, Stage
 from guardrails.core.host import host
 from guardrails.core.method import Method
+from guardrails.core.payload import count_rows
 from guardrails.core.pipeline import brief
 from guardrails.decisions.records import Decision
 from guardrails.typing import Hooks, Sink
-
-if TYPE_CHECKING:
-    from guardrails.core.payload import RowSet
 
 Features = Literal["store", "hash", "none"]
 
@@ -55,6 +54,7 @@ class _Recorder:
     def __init__(self, sink: Sink, features: Features, method: Method) -> None:
         self._sink, self._features, self._api = sink, features, method.name
         self._batchable = method.batchable
+        self._at = method.argument() if features != "none" else None
 
     def after(self, call: Call) -> None:
         trace_id = call.trace_id
@@ -83,12 +83,19 @@ class _Recorder:
             decision.outlier_p_value = call.verdict.p_values[row]
         if call.exploration is not None:
             call.exploration.describe(decision, row)
-        if self._features != "none" and call.rows_read is not None and row < len(call.rows_read):
-            decision.features = self._kept(call.rows_read, row)
+        if self._features != "none":
+            decision.features = self._kept(call, row)
         return decision
 
-    def _kept(self, rows: RowSet, row: int) -> Any:
-        values = rows.matrix[row]
-        if self._features == "store":
-            return values.copy()
-        return hashlib.blake2b(values.tobytes(), digest_size=16).hexdigest()
+    def _kept(self, call: Call, row: int) -> Any:
+        rows = call.rows_read
+        if rows is not None:
+            values = rows.matrix[row] if row < len(rows) else None
+        else:  # no guard has a profile to read them by: as they came
+            payload: Any = None if self._at is None else call.payload(self._at)
+            values = payload[row] if count_rows(payload) > row and count_rows(payload) == call.rows_total else payload
+            values = values.ravel() if isinstance(values, np.ndarray) else values
+        if values is None or self._features == "store":
+            return values.copy() if isinstance(values, np.ndarray) else values
+        content = values.tobytes() if isinstance(values, np.ndarray) else repr(values).encode()
+        return hashlib.blake2b(content, digest_size=16).hexdigest()

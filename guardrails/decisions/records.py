@@ -57,11 +57,9 @@ class Decision:
 
     def row(self) -> dict[str, Any]:
         """As the store holds it. Runs in the writer's thread, never on a request."""
-        values = {name: getattr(self, name) for name in self.__slots__}
+        values = {name: _plain(getattr(self, name)) for name in self.__slots__}
         for name in ("scores", "pmf", "features"):
             values[name] = _text(values[name])
-        for name in ("outlier_score", "outlier_p_value"):
-            values[name] = None if values[name] is None else float(values[name])
         return {"v": VERSION, **values}
 
 
@@ -85,7 +83,7 @@ class Reward:
 
     def row(self) -> dict[str, Any]:
         """As the store holds it."""
-        values = {name: getattr(self, name) for name in self.__slots__}
+        values = {name: _plain(getattr(self, name)) for name in self.__slots__}
         return {"v": VERSION, **values, "label": None if self.label is None else json.dumps(self.label)}
 
 
@@ -93,4 +91,9 @@ def _text(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
     # repr of a float has the digits that give the same float back: a rounded propensity is a wrong propensity.
-    return json.dumps(value.tolist() if isinstance(value, np.ndarray) else value)
+    return json.dumps(value.tolist() if isinstance(value, np.ndarray) else value, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers as Python's: databases take the others for bytes."""
+    return value.item() if isinstance(value, np.generic) else value

@@ -72,8 +72,10 @@ class DecisionStore:
     """
 
     def __init__(self, url: str) -> None:
+        shown = url
         try:
             parsed = sa.make_url(url)
+            shown = parsed.render_as_string(hide_password=True)
             options: dict[str, Any] = {"pool_pre_ping": True}
             if parsed.get_backend_name() == "sqlite":
                 options = {"connect_args": {"timeout": BUSY_TIMEOUT, "check_same_thread": False}}
@@ -82,9 +84,11 @@ class DecisionStore:
             self.engine = sa.create_engine(url, **options)
         except (sa.exc.ArgumentError, ModuleNotFoundError, OSError) as error:
             raise DecisionStoreError(
-                f"decisions={url!r} cannot be opened: {error}. Give an SQLAlchemy URL such as sqlite:///decisions.db."
+                f"decisions={shown!r} cannot be opened: {error}. Give an SQLAlchemy URL such as sqlite:///decisions.db."
             ) from error
-        self.url = parsed.render_as_string(hide_password=True)
+        self.url = shown
+        self._made = False
+        self._file = Path(parsed.database) if parsed.get_backend_name() == "sqlite" and parsed.database else None
         if parsed.get_backend_name() == "sqlite":
             sa.event.listen(self.engine, "connect", _durable)
 
@@ -97,7 +101,8 @@ class DecisionStore:
         for attempt in range(_SETUP_TRIES):
             try:
                 self._create_once()
-            except (sa.exc.OperationalError, sa.exc.IntegrityError, sa.exc.ProgrammingError) as error:
+                self._made = True
+            except sa.exc.DBAPIError as error:
                 if attempt == _SETUP_TRIES - 1 or not _may_pass(error):
                     raise DecisionStoreError(f"{self.url} cannot be set up: {error.orig}") from error
                 time.sleep(0.05)
@@ -106,6 +111,7 @@ class DecisionStore:
 
     def write(self, kind: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Commit rows of one kind in one transaction; rows of a decision that is there already are passed over."""
+        self._make_again_if_gone()
         statement, order = self._inserts[kind]
         parameters: list[Any] = [tuple(row[name] for name in order) for row in rows] if order else list(rows)
         with self.engine.begin() as connection:
@@ -136,6 +142,13 @@ class DecisionStore:
     def close(self) -> None:
         """Give all connections back."""
         self.engine.dispose()
+
+    def _make_again_if_gone(self) -> None:
+        """SQLite would go on writing to a file without a name after somebody has deleted it."""
+        if self._file is not None and self._made and not self._file.exists():
+            self.engine.dispose()
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            self.create()
 
     @cached_property
     def _inserts(self) -> dict[str, tuple[str, tuple[str, ...]]]:

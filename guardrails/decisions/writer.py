@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from guardrails.core import metrics
 from guardrails.decisions.records import Decision, Reward
+from guardrails.errors import DecisionStoreError
 
 if TYPE_CHECKING:
     from guardrails.decisions.store import DecisionStore
@@ -43,6 +44,7 @@ class DecisionLog:
         self._capacity = capacity
         self._wake = threading.Event()
         self._closing = False
+        self._closed = False
         self._ready = False  # the tables are made by the first write that reaches the store, whenever that is
         self._idle = threading.Event()
         self._idle.set()
@@ -54,9 +56,9 @@ class DecisionLog:
 
     def __call__(self, record: Record) -> None:
         """Take a record: an append, nothing else. Full means dropped and counted."""
-        if len(self._queue) >= self._capacity:
+        if self._closed or len(self._queue) >= self._capacity:
             self.dropped += 1
-            metrics.decisions_dropped().labels("full").inc()
+            metrics.decisions_dropped().labels("shutdown" if self._closed else "full").inc()
             return
         self._queue.append(record)
         # No wake-up per record: the thread looks every INTERVAL, and a wake-up would cost a switch of threads.
@@ -92,6 +94,7 @@ class DecisionLog:
             if not self._write_all() and not self._closing:
                 time.sleep(RETRY_AFTER)
             if self._closing:
+                self._closed = True
                 self._write_all()
                 self.store.close()
                 return
@@ -115,7 +118,6 @@ class DecisionLog:
                 self._idle.set()
             for _ in batch:
                 self._queue.popleft()
-            self.written += len(batch)
             self.last_error = None
         return True
 
@@ -124,8 +126,28 @@ class DecisionLog:
             records = [record for record in batch if isinstance(record, of_kind)]
             rows = [row for number, record in enumerate(records) if (row := self._row(record, number)) is not None]
             if rows:
-                self.store.write(kind, rows)
-                metrics.decisions_written().labels(kind).inc(len(rows))
+                self._write(kind, rows)
+
+    def _write(self, kind: str, rows: list[dict[str, Any]]) -> None:
+        """Write rows; when the store refuses them for what they are, one by one, so that only the bad ones are lost."""
+        try:
+            self.store.write(kind, rows)
+        except Exception as error:
+            if _is_the_stores_fault(error):
+                raise
+            if len(rows) > 1:
+                for row in rows:
+                    self._write(kind, [row])
+                return
+            self._lose(error)
+            return
+        self.written += len(rows)
+        metrics.decisions_written().labels(kind).inc(len(rows))
+
+    def _lose(self, error: Exception) -> None:
+        self.dropped += 1
+        metrics.decisions_dropped().labels("unwritable").inc()
+        logger.warning("a decision record cannot be written and was dropped: %s", error)
 
     def _row(self, record: Record, number: int) -> dict[str, Any] | None:
         if number % BREATH == 0 and 2 * len(self._queue) < self._capacity:
@@ -133,10 +155,19 @@ class DecisionLog:
         try:
             return record.row()
         except (TypeError, ValueError) as error:  # one record nobody can write must not hold up those behind it
-            self.dropped += 1
-            metrics.decisions_dropped().labels("unwritable").inc()
-            logger.warning("a decision record cannot be written and was dropped: %s", error)
+            self._lose(error)
             return None
+
+
+def _is_the_stores_fault(error: Exception) -> bool:
+    """Whether another try may succeed: a database that is locked, full, gone; not a row that it cannot hold."""
+    from sqlalchemy import exc
+
+    if isinstance(error, exc.DataError | exc.IntegrityError):
+        return False
+    if isinstance(error, exc.InterfaceError | exc.ProgrammingError) and "bind" in str(error.orig).lower():
+        return False
+    return isinstance(error, exc.DBAPIError | OSError | DecisionStoreError)
 
 
 _logs: dict[str, DecisionLog] = {}

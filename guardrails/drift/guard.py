@@ -86,10 +86,14 @@ class _Observer:
         self._bound = round(rate * _WORD)
 
     def after(self, call: Call) -> None:
+        rows = call.rows_if_read(self._at, self._layout)
+        if rows is not None and rows.problems and call.refused:
+            return  # refused for what it is no row of: it cannot be compared with rows
         # Without a trace the decision id, which is as random, decides.
         identity = call.trace_id or int(call.id, 16)
         if identity & (_WORD - 1) >= self._bound:
             return
         call.attributes[semconv.DRIFT_SAMPLED] = True
-        rows = call.rows_if_read(self._at, self._layout) or call.payload(self._at)
+        if rows is None:
+            rows = call.payload(self._at)
         self._offer(rows, call.result if call.primary_answered else None, call.primary.index, identity >> 64)

@@ -24,7 +24,7 @@ class FeatureDrift:
         feature: its name.
         rows: values counted.
         psi: population stability index over the reference bins.
-        ks: the largest distance of the two distribution functions, at the bins' edges.
+        ks: the largest distance of the two distribution functions, at the bins' edges; None for a category.
         chi2: the two-sample chi-square statistic; bins that expect fewer than 5 are merged.
         p_value: of the chi-square test.
         adjusted: the p-value after Holm's correction for all watched columns.
@@ -44,7 +44,8 @@ class FeatureDrift:
 
     def to_json(self) -> dict[str, Any]:
         """Rounded for people."""
-        return {k: round(v, 6) if isinstance(v, float) else v for k, v in asdict(self).items()}
+        values = {k: round(v, 6) if isinstance(v, float) else v for k, v in asdict(self).items()}
+        return {k: None if v != v else v for k, v in values.items()}  # noqa: PLR0124  # NaN is no JSON
 
 
 def compare(bins: Bins, counts: Counts) -> tuple[FeatureDrift, ...]:
@@ -66,13 +67,14 @@ def compare(bins: Bins, counts: Counts) -> tuple[FeatureDrift, ...]:
         statistic, freedom = _chi2(reference, window)
         p_value = float(chi2_distribution.sf(statistic, freedom)) if freedom else 1.0
         found.append((name, reference, window, statistic, p_value))
+    categories = {name for name, category in zip(bins.names, bins.categorical, strict=True) if category}
     adjusted = _holm([entry[-1] for entry in found])
     report = [
         FeatureDrift(
             feature=name,
             rows=int(window.sum()),
             psi=_psi(reference, window),
-            ks=float(np.abs(np.cumsum(reference) / reference.sum() - np.cumsum(window) / window.sum()).max()),
+            ks=_ks(reference, window, category=name in categories),
             chi2=statistic,
             p_value=p_value,
             adjusted=corrected,
@@ -82,6 +84,13 @@ def compare(bins: Bins, counts: Counts) -> tuple[FeatureDrift, ...]:
         for (name, reference, window, statistic, p_value), corrected in zip(found, adjusted, strict=True)
     ]
     return tuple(sorted(report, key=lambda entry: (entry.p_value, -entry.psi)))
+
+
+def _ks(reference: npt.NDArray[np.float64], window: npt.NDArray[np.float64], *, category: bool) -> float:
+    """The largest distance of the distribution functions; NaN for categories, which have no order."""
+    if category:
+        return float("nan")
+    return float(np.abs(np.cumsum(reference) / reference.sum() - np.cumsum(window) / window.sum()).max())
 
 
 def _psi(reference: npt.NDArray[np.float64], window: npt.NDArray[np.float64]) -> float:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from guardrails.core import metrics
 from guardrails.core.payload import Index, RowSet, read
@@ -66,7 +67,8 @@ class Sampler:
         self._lock = threading.Lock()
         self._folder = folder or _shared_folder()
         self._stem = f"guardrails_drift_{profile.digest}_"
-        self._path = self._folder / f"{self._stem}{os.getpid()}.npy"
+        # Not the process id alone: a sampler that is closed and made again must not overwrite what was counted before.
+        self._path = self._folder / f"{self._stem}{os.getpid()}_{time.time_ns()}.npy"
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="guardrails-drift", daemon=True)
         self._thread.start()
@@ -95,13 +97,11 @@ class Sampler:
         """The sum over all workers' tables (this one's as last published)."""
         counts, dropped, workers = self.profile.bins.empty(), 0, 0
         for path in self._folder.glob(f"{self._stem}*.npy"):
-            try:
-                saved = np.load(path, allow_pickle=False)
-            except (OSError, ValueError):  # a worker was killed while it started to write its first one
-                continue
-            counts += saved[:-1].reshape(counts.shape)
-            dropped += int(saved[-1])
-            workers += 1
+            saved = _load(path, counts.size + 1)
+            if saved is not None:
+                counts += saved[:-1].reshape(counts.shape)
+                dropped += int(saved[-1])
+                workers += 1
         return State(counts, int(counts[0].sum()), dropped, workers)
 
     def close(self) -> None:
@@ -126,26 +126,36 @@ class Sampler:
 
     def _table(self, samples: list[Sample]) -> tuple[Rows, int]:
         """One row per request: its features, then its outputs; and how many requests have no outputs."""
-        bins = self.profile.bins
-        width = len(self.profile.schema.features)
-        table = np.full((len(samples), len(bins.names)), np.nan)
-        unanswered = 0
-        for at, sample in enumerate(samples):
-            if at % BREATH == 0:
+        found, unanswered = [], 0
+        for number, sample in enumerate(samples):
+            if number % BREATH == 0:
                 time.sleep(0)  # let go of the GIL: a request may be waiting, and would for 5 ms
-            rows = sample.rows if isinstance(sample.rows, RowSet) else read(sample.rows, self.profile.layout)
-            row = sample.pick % len(rows)
-            table[at, :width] = rows.matrix[row]
-            outputs = None
-            if sample.answer is not None and (sample.answered is None or row in sample.answered):
-                outputs = answers.columns(*_entry(sample.answer, row, len(rows)))
-            if outputs is None:
-                unanswered += 1
+            try:
+                row, answered = self._row(sample)
+            except Exception:  # one sample that nobody can read costs no other
+                logger.exception("a sampled request could not be read for drift and was passed over")
                 continue
-            for column, name in enumerate(bins.names[width:], start=width):
-                if name in outputs:
-                    table[at, column] = outputs[name][0]
-        return table, unanswered
+            if row is not None:
+                found.append(row)
+                unanswered += not answered
+        return np.array(found).reshape(len(found), len(self.profile.bins.names)), unanswered
+
+    def _row(self, sample: Sample) -> tuple[npt.NDArray[np.float64] | None, bool]:
+        """One row of one request, and whether the model answered it; None where the request holds no such row."""
+        names, width = self.profile.bins.names, len(self.profile.schema.features)
+        rows = sample.rows if isinstance(sample.rows, RowSet) else read(sample.rows, self.profile.layout)
+        at = sample.pick % len(rows)
+        bad = rows.rows_with_problems()
+        if bad is None or bad[at]:
+            return None, False
+        row = np.full(len(names), np.nan)
+        row[:width] = rows.matrix[at]
+        outputs = None
+        if sample.answer is not None and (sample.answered is None or at in sample.answered):
+            outputs = _outputs(sample.answer, at, len(rows))
+        for column, name in enumerate(names[width:], start=width):
+            row[column] = (outputs or {}).get(name, np.nan)
+        return row, outputs is not None
 
     def _publish(self) -> None:
         temporary = self._path.with_suffix(".tmp")
@@ -154,9 +164,25 @@ class Sampler:
         temporary.replace(self._path)
 
 
-def _entry(answer: Any, row: int, n: int) -> tuple[Any, int]:
-    """The answer to one of ``n`` rows, still with its row axis where it has one."""
-    return (answer[row : row + 1] if isinstance(answer, list | np.ndarray) and len(answer) == n else answer), 1
+def _load(path: Path, size: int) -> Counts | None:
+    """A worker's table; None where the file is none (its worker was killed while it wrote its first one)."""
+    try:
+        saved = np.load(path, allow_pickle=False)
+    except Exception:  # noqa: BLE001  # NumPy has many ways of saying that a file is broken
+        return None
+    usable = isinstance(saved, np.ndarray) and saved.shape == (size,) and saved.dtype == np.int64
+    return saved if usable else None
+
+
+def _outputs(answer: Any, at: int, n: int) -> dict[str, float] | None:
+    """What the model said of one of ``n`` rows."""
+    columns = answers.columns(answer, n)
+    if columns is not None:
+        return {name: float(column[at]) for name, column in columns.items()}
+    if n > 1 and isinstance(answer, list | tuple | np.ndarray) and len(answer) == n:
+        # Some other row was answered by a fallback, with something else.
+        columns = answers.columns(answer[at : at + 1], 1)
+    return None if columns is None else {name: float(column[0]) for name, column in columns.items()}
 
 
 def _shared_folder() -> Path:

@@ -45,23 +45,26 @@ def serve(answer: Any, row: int | None, greedy: int, action: int) -> Any:
         greedy: the model's choice.
         action: the one to serve.
     """
-    if row is None:
-        return _served(answer, greedy, action)
+    if row is None or _has_fields(answer):
+        return _served(answer, row, greedy, action)
     copy = answer.copy() if isinstance(answer, np.ndarray) else list(answer)
-    copy[row] = _served(copy[row], greedy, action)
+    copy[row] = _served(copy[row], None, greedy, action)
     return tuple(copy) if isinstance(answer, tuple) else copy
 
 
-def _served(entry: Any, greedy: int, action: int) -> Any:
-    if _has_fields(entry):
-        changes: dict[str, Any] = {SCORES: _swapped(_field(entry, SCORES), greedy, action)}
-        for name in _ACTION_FIELDS:
-            if _field(entry, name) is not None and _field(entry, name) == greedy:
-                changes[name] = action
-        if isinstance(entry, Mapping):
-            return {**entry, **changes}
-        return entry.model_copy(update=changes)
-    return _swapped(entry, greedy, action)
+def _served(entry: Any, row: int | None, greedy: int, action: int) -> Any:
+    if not _has_fields(entry):
+        return _swapped(entry, greedy, action)
+    scores = _field(entry, SCORES)
+    if row is None or np.ndim(scores) == 1:
+        served = _swapped(scores, greedy, action)
+    else:
+        served = _replaced(scores, row, _swapped(scores[row], greedy, action))
+    changes: dict[str, Any] = {SCORES: served}
+    for name in _ACTION_FIELDS:
+        if _is_number(_field(entry, name), greedy):
+            changes[name] = action
+    return {**entry, **changes} if isinstance(entry, Mapping) else entry.model_copy(update=changes)
 
 
 def _swapped(scores: Any, first: int, second: int) -> Any:
@@ -70,8 +73,19 @@ def _swapped(scores: Any, first: int, second: int) -> Any:
     return tuple(copy) if isinstance(scores, tuple) else copy
 
 
+def _replaced(rows: Any, row: int, entry: Any) -> Any:
+    copy = rows.copy() if isinstance(rows, np.ndarray) else list(rows)
+    copy[row] = entry
+    return tuple(copy) if isinstance(rows, tuple) else copy
+
+
+def _is_number(value: Any, number: int) -> bool:
+    """Whether a field holds the number of an action: an integer, and neither a flag nor a name."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) == number
+
+
 def _has_fields(value: Any) -> bool:
-    return isinstance(value, Mapping) or hasattr(value, "model_copy")
+    return isinstance(value, Mapping) or (hasattr(value, "model_copy") and not isinstance(value, type))
 
 
 def _field(value: Any, name: str) -> Any:

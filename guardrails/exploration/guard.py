@@ -16,7 +16,7 @@ import numpy.typing as npt
 from guardrails import semconv
 from guardrails.core.call import Call, Stage
 from guardrails.core.method import Method
-from guardrails.core.payload import Index
+from guardrails.core.payload import Index, counts_rows, is_missing, take
 from guardrails.core.pipeline import attach, brief
 from guardrails.decisions.guard import Features, Record
 from guardrails.decisions.records import Decision
@@ -29,6 +29,7 @@ logger = logging.getLogger("guardrails")
 
 KEY_VARIABLE = "GUARDRAILS_EXPLORATION_KEY"
 _KEY_SIZES = range(16, 65)
+_TOLERANCE = 1e-6
 
 Apply = Callable[[Any, "int | None", int, int], Any]
 
@@ -44,7 +45,7 @@ class explore:  # noqa: N801  # a decorator is read as a verb
     Args:
         policy: turns scores into probabilities, e.g. `EpsilonGreedy`.
         unit: what is randomised: each row by itself (None), or an argument's name, e.g. ``"user_id"``, whose values
-            then keep their draw for a day.
+            then keep their draw for a day (with several workers only if they share a key).
         scores: reads the candidates' scores from the answer; by default an ``(n, K)`` array, or its ``scores`` field.
         apply: writes the served action back, as ``apply(answer, row, greedy, action)``; by default the two scores
             change places and an ``action`` or ``label`` field follows.
@@ -150,13 +151,16 @@ class _Explorer:
             return
         index = call.primary.index
         answer = call.result
-        every = np.asarray(self._scores(answer))
-        single = every.ndim == 1
-        scores = every.reshape(1, -1) if single else every
+        own = answer if index is None or not counts_rows(answer, call.rows_total) else take(answer, index)
+        read = np.array(self._scores(own))  # a copy: the model may use its buffer again before the record is written
+        single = read.ndim == 1
+        scores = read.reshape(1, -1) if single else read
         if call.rows_read is None:
             call.rows_total = len(scores)
-        if index is not None:
+        elif index is not None and own is answer:
             scores = scores[index]
+        if len(scores) != (call.rows_total if index is None else len(index)):
+            raise ValueError(f"{call.rows_total} rows were answered with scores of shape {read.shape}: no row each")
         exploration = self._drawn(call, scores, index)
         for at, (greedy, action) in enumerate(zip(exploration.greedy, exploration.action, strict=True)):
             if greedy != action:
@@ -169,7 +173,10 @@ class _Explorer:
 
     def _drawn(self, call: Call, scores: Scores, index: Index | None) -> Exploration:
         rows = range(len(scores)) if index is None else index.tolist()
-        pmf = self._policy.pmf(scores[0])[None] if len(scores) == 1 else self._policy.pmf(scores)
+        # A copy: the array is the policy's, to keep or to hand out again.
+        pmf = np.array([self._policy.pmf(scores[0])] if len(scores) == 1 else self._policy.pmf(scores))
+        if abs(pmf.sum() - len(pmf)) > _TOLERANCE * len(pmf):
+            raise ValueError(f"{self._policy_name} gave probabilities that do not sum to one")
         greedy = scores.argmax(axis=1).tolist()
         action, eligible = [], []
         for at, row in enumerate(rows):
@@ -188,7 +195,7 @@ class _Explorer:
         value = call.payload(self._unit)
         if isinstance(value, list | tuple | np.ndarray):
             value = value[row] if row < len(value) else None
-        if value is None or value == "":
+        if is_missing(value):
             return None
         # A user keeps the draw for a day. For ever, and the same few users would carry all of the exploration.
         day = datetime.fromtimestamp(call.started_ns / 1e9, timezone.utc).date().isoformat()

@@ -12,6 +12,8 @@ from guardrails.typing import Probabilities
 
 _PERSON = b"guardrails/ex/v1"
 _SCALE = 2.0**-53
+_SHORTEST, _LONGEST = 16, 64
+_WORDS = range(4)
 PICK = 1
 """The word that picks the action; word 0 is kept for gates (ramps, log sampling), so that both stay independent."""
 
@@ -22,8 +24,15 @@ def uniform(unit: str | bytes, key: bytes, word: int = PICK) -> float:
     Args:
         unit: what is randomised: a decision id, a user.
         key: the secret, 16 to 64 bytes.
-        word: which of four independent numbers.
+        word: which of four independent numbers, 0 to 3.
+
+    Raises:
+        ValueError: the key is too short or too long, or there is no such word.
     """
+    if not _SHORTEST <= len(key) <= _LONGEST:
+        raise ValueError(f"a key of {len(key)} bytes; a secret has 16 to 64")
+    if word not in _WORDS:
+        raise ValueError(f"word={word!r}: there are four, 0 to 3")
     text = unit.encode() if isinstance(unit, str) else unit
     digest = hashlib.blake2b(text, digest_size=32, key=key, person=_PERSON).digest()
     return (int.from_bytes(digest[8 * word : 8 * word + 8], "little") >> 11) * _SCALE

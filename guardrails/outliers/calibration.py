@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -41,7 +42,7 @@ class CalibratedDetector:
         n = len(self.calibration)
         if not 0.0 < self.alpha < 1.0:
             raise ProfileError(f"alpha={self.alpha!r} is no share of traffic: give a number between 0 and 1.")
-        if self.alpha * (n + 1) < 1.0:
+        if self._rank < 1:
             raise ProfileError(
                 f"alpha={self.alpha} cannot be promised with {n} calibration rows: the smallest p-value is 1/{n + 1} = "
                 f"{1 / (n + 1):.4f}. Give at least {math.ceil(1 / self.alpha) - 1} calibration rows, or a larger alpha."
@@ -51,12 +52,20 @@ class CalibratedDetector:
         """The same detector, deciding at another alpha."""
         return CalibratedDetector(self.detector, self.calibration, alpha, self.fill)
 
+    @property
+    def _rank(self) -> int:
+        """``floor(alpha (n + 1))``: 0.05 over n=99 is 5, although 0.05 * 100 falls a hair short of it in floats."""
+        return math.floor(self.alpha * (len(self.calibration) + 1) * (1 + 1e-12))
+
+    @property
+    def share(self) -> float:
+        """The share of ordinary rows that is flagged on average, where no scores tie: at most alpha."""
+        return self._rank / (len(self.calibration) + 1)
+
     @cached_property
     def threshold(self) -> float:
         """Rows that score higher are outliers: the ``floor(alpha (n + 1))``-th largest calibration score."""
-        n = len(self.calibration)
-        # The tolerance keeps alpha=0.05 over n=99 at 5 rows although 0.05 * 100 may fall a hair short of 5.
-        return float(self.calibration[n - math.floor(self.alpha * (n + 1) * (1 + 1e-12))])
+        return float(self.calibration[len(self.calibration) - self._rank])
 
     def score(self, rows: Rows) -> Scores:
         """Score rows of shape ``(n, d)``; shape ``(n,)``, higher is stranger.
@@ -69,15 +78,7 @@ class CalibratedDetector:
             rows = np.asarray(rows, dtype=np.float64)
         if rows.ndim != 2 or rows.shape[1] != len(self.fill):  # noqa: PLR2004
             raise ValueError(f"rows of shape (n, {len(self.fill)}) are expected, not {rows.shape}")
-        # One product is all an ordinary request pays: with a NaN, or a value float32 cannot hold, it is not smaller.
-        if np.vdot(rows, rows) < _FLOAT32_MAX_SQUARED:
-            return self.detector.score(rows)
-        filled = np.where(np.isnan(rows), self.fill, rows)
-        readable = (np.abs(filled) < _FLOAT32_MAX).all(axis=1)
-        scores = np.full(len(rows), STRANGEST)
-        if readable.any():
-            scores[readable] = self.detector.score(filled[readable])
-        return scores
+        return _scores(self.detector, rows, self.fill, _numbers)
 
     def p_value(self, rows: Rows) -> Scores:
         """The conformal p-value of each row, shape ``(n,)``, in [1/(n+1), 1]."""
@@ -104,17 +105,60 @@ _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _FLOAT32_MAX_SQUARED = _FLOAT32_MAX**2
 
 
-def calibrate(detector: Detector, rows: Rows, *, alpha: float, fill: npt.NDArray[np.float64]) -> CalibratedDetector:
+def _scores(
+    detector: Detector, rows: Rows, fill: npt.NDArray[np.float64], numbers: Callable[[Scores, int], Scores]
+) -> Scores:
+    """What a detector says of rows, and what is said of those it cannot read."""
+    # One product is all an ordinary request pays: with a NaN, or a value float32 cannot hold, it is not smaller.
+    if len(rows) and np.vdot(rows, rows) < _FLOAT32_MAX_SQUARED:
+        return numbers(detector.score(rows), len(rows))
+    filled = np.where(np.isnan(rows), fill, rows)
+    readable = (np.abs(filled) < _FLOAT32_MAX).all(axis=1)
+    scores = np.full(len(rows), STRANGEST)
+    if readable.any():
+        scores[readable] = numbers(detector.score(filled[readable]), int(readable.sum()))
+    return scores
+
+
+def _numbers(scores: Scores, n: int) -> Scores:
+    """A live detector's scores of ``n`` rows: what is no number is the strangest there is."""
+    scores = np.asarray(scores, dtype=np.float64)
+    if n == 1:
+        return scores if math.isfinite(scores[0]) else np.array([STRANGEST])
+    return np.where(np.isfinite(scores), scores, STRANGEST)
+
+
+def _numbers_only(scores: Scores, n: int) -> Scores:
+    """Scores of calibration rows, which a detector has to be able to score."""
+    scores = np.asarray(scores, dtype=np.float64)
+    if scores.shape != (n,):
+        raise ProfileError(f"the detector scored {n} rows with shape {scores.shape}; one score per row is meant.")
+    if not np.isfinite(scores).all():
+        raise ProfileError("the detector gave calibration rows scores that are no finite numbers.")
+    return scores
+
+
+def calibrate(
+    detector: Detector,
+    rows: Rows,
+    *,
+    alpha: float,
+    fill: npt.NDArray[np.float64],
+    seen_once: npt.NDArray[np.bool_] | None = None,
+) -> CalibratedDetector:
     """Calibrate a fitted detector on rows ``(n, d)`` it has not seen.
+
+    Args:
+        detector: scores rows; higher is stranger.
+        rows: the calibration rows.
+        alpha: the share of ordinary traffic that may be called an outlier.
+        fill: what stands in for a missing value, per column; NaN where a missing value is strange.
+        seen_once: cells, shape ``(n, d)``, that are known to be legal from this very row only. A fresh row with such a
+            cell of its own is the strangest there is, so for alpha to hold this one has to be, too.
 
     Raises:
         ProfileError: its scores are no finite numbers, or there are too few rows for this alpha.
     """
-    scores = np.asarray(detector.score(np.where(np.isnan(rows), fill, rows)), dtype=np.float64)
-    if scores.shape != (len(rows),):
-        raise ProfileError(
-            f"{detector!r} scored {len(rows)} rows with shape {scores.shape}; one score per row is meant."
-        )
-    if not np.isfinite(scores).all():
-        raise ProfileError(f"{detector!r} gave calibration rows scores that are no finite numbers.")
+    known = rows if seen_once is None else np.where(seen_once, np.inf, rows)
+    scores = _scores(detector, known, fill, _numbers_only)
     return CalibratedDetector(detector, np.sort(scores), alpha, fill)

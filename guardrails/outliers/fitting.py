@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,12 +51,26 @@ def fit(
         >>> detector.is_outlier(np.array([[0.0, 0.0, 0.0], [9.0, -9.0, 9.0]]))
         array([False,  True])
     """
+    return fit_columns(X, (), detector=detector, alpha=alpha, calibration=calibration, seed=seed)
+
+
+def fit_columns(
+    X: npt.ArrayLike,
+    categorical: Sequence[int],
+    *,
+    detector: str | Detector,
+    alpha: float,
+    calibration: float,
+    seed: int,
+) -> CalibratedDetector:
+    """`fit`, knowing which columns hold the codes of categories."""
     rows = np.asarray(X, dtype=np.float64)
     if rows.ndim != 2 or not rows.size:  # noqa: PLR2004
         raise ProfileError(f"X has shape {rows.shape}; rows of shape (n, d) are needed.")
-    fill = _fill(rows)
+    _refuse_unusable(rows)
     if not isinstance(detector, str):
-        return calibrate(detector, rows, alpha=alpha, fill=fill)
+        once = _seen_once(rows, rows[:0], categorical)
+        return calibrate(detector, rows, alpha=alpha, fill=_fill(rows), seen_once=once)
     if detector not in _FITTERS:
         raise ProfileError(f"detector={detector!r} is unknown; there is {', '.join(map(repr, _FITTERS))}.")
     if not 0.0 < calibration < 1.0:
@@ -65,8 +79,21 @@ def fit(
     held = round(calibration * len(rows))
     if held == 0 or held == len(rows):
         raise ProfileError(f"{len(rows)} rows are too few to fit on some and calibrate on others.")
-    fitted = _FITTERS[detector](np.where(np.isnan(rows), fill, rows)[order[held:]], seed)
-    return calibrate(fitted, rows[order[:held]], alpha=alpha, fill=fill)
+    own, kept = rows[order[held:]], rows[order[:held]]
+    fill = _fill(rows)
+    fitted = _FITTERS[detector](np.where(np.isnan(own), fill, own), seed)
+    return calibrate(fitted, kept, alpha=alpha, fill=fill, seen_once=_seen_once(kept, own, categorical))
+
+
+def _seen_once(kept: Rows, own: Rows, categorical: Sequence[int]) -> npt.NDArray[np.bool_]:
+    """Cells of calibration rows that only this row makes legal: a gap no other row has, a category of its own."""
+    missing = np.isnan(kept)
+    once: npt.NDArray[np.bool_] = missing & (missing.sum(axis=0) == 1) & ~np.isnan(own).any(axis=0)
+    for column in categorical:
+        codes, counts = np.unique(kept[:, column][~missing[:, column]], return_counts=True)
+        alone = np.setdiff1d(codes[counts == 1], own[:, column])
+        once[:, column] |= np.isin(kept[:, column], alone)
+    return once
 
 
 def read_detector(kind: str, arrays: Mapping[str, npt.NDArray[Any]]) -> Detector:
@@ -82,13 +109,15 @@ def read_detector(kind: str, arrays: Mapping[str, npt.NDArray[Any]]) -> Detector
 
 def _fill(rows: Rows) -> npt.NDArray[np.float64]:
     """Per column, the median where values are missing, and NaN where none is: missing there would be strange."""
-    missing = np.isnan(rows)
+    return np.where(np.isnan(rows).any(axis=0), np.nanmedian(rows, axis=0), np.nan)
+
+
+def _refuse_unusable(rows: Rows) -> None:
     if np.isinf(rows).any():
         raise ProfileError(f"X holds infinities in columns {_listed(np.isinf(rows).any(axis=0))}; remove these rows.")
-    if missing.all(axis=0).any():
-        raise ProfileError(f"columns {_listed(missing.all(axis=0))} of X hold no value at all; leave them out.")
-    with np.errstate(all="ignore"):
-        return np.where(missing.any(axis=0), np.nanmedian(rows, axis=0), np.nan)
+    empty = np.isnan(rows).all(axis=0)
+    if empty.any():
+        raise ProfileError(f"columns {_listed(empty)} of X hold no value at all; leave them out.")
 
 
 def _listed(mask: npt.NDArray[np.bool_]) -> str:

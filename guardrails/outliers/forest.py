@@ -28,6 +28,7 @@ class IsolationForest:
         feature: column a node looks at, shape ``(nodes,)``; 0 in leaves.
         threshold: a row goes right when its value is greater; ``inf`` in leaves, so that a row stays there.
         left: the left child, shape ``(nodes,)``; a leaf is its own.
+        gap: whether a missing value goes right, shape ``(nodes,)``; 0 in leaves.
         length: a leaf's path length (its depth, plus what its unsplit rows would still need), shape ``(nodes,)``.
         roots: the first node of each tree, shape ``(trees,)``.
         depth: how many steps reach every leaf.
@@ -38,6 +39,7 @@ class IsolationForest:
     feature: npt.NDArray[np.intp]
     threshold: npt.NDArray[np.float64]
     left: npt.NDArray[np.intp]
+    gap: npt.NDArray[np.bool_]
     length: npt.NDArray[np.float64]
     roots: npt.NDArray[np.intp]
     depth: int
@@ -73,10 +75,11 @@ class IsolationForest:
             parts.append(_compile_tree(estimator.tree_, np.asarray(columns), depths + unsplit - 1.0, start))
             roots.append(start)
             start += estimator.tree_.node_count
-        feature, threshold, left, length = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        feature, threshold, left, gap, length = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         depth = max(estimator.tree_.max_depth for estimator in fitted.estimators_)
         normaliser = len(roots) * _average_path_length(fitted.max_samples_)
-        return cls(feature, threshold, left, length, np.array(roots, np.intp), depth, normaliser, fitted.n_features_in_)
+        starts = np.array(roots, np.intp)
+        return cls(feature, threshold, left, gap, length, starts, depth, normaliser, fitted.n_features_in_)
 
     def score(self, rows: Rows) -> Scores:
         """Score rows of shape ``(n, d)``: shape ``(n,)``, in (0, 1], higher is stranger.
@@ -84,13 +87,16 @@ class IsolationForest:
         Values are rounded to float32 before they are compared, as scikit-learn does.
         """
         if len(rows) == 1:
-            length = self._length_of(rows[0].astype(np.float32).astype(np.float64))
-            return np.array([2.0 ** -(length / self.normaliser if self.normaliser else 1.0)])
+            row = rows[0].astype(np.float32).astype(np.float64)
+            square = row.dot(row)
+            if square == square:  # noqa: PLR0124  # no NaN in it
+                return self._score_of(np.array([self._length_of(row)]))
         with np.errstate(over="ignore"):
             values = rows.astype(np.float32).astype(np.float64)
-        lengths = np.concatenate([self._lengths_of(chunk) for chunk in _chunks(values)])
-        exponent = lengths / self.normaliser if self.normaliser else np.ones_like(lengths)
-        return np.asarray(np.exp2(-exponent))
+        lengths = np.empty(len(values))
+        for start in range(0, len(values), _CHUNK):
+            lengths[start : start + _CHUNK] = self._lengths_of(values[start : start + _CHUNK])
+        return self._score_of(lengths)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """What `from_arrays` needs, as arrays without objects."""
@@ -99,6 +105,7 @@ class IsolationForest:
             "feature": self.feature.astype(np.int32),
             "threshold": self.threshold,
             "left": self.left.astype(np.int32),
+            "gap": self.gap.astype(np.int8),
             "length": self.length,
             "roots": self.roots.astype(np.int32),
             "shape": small,
@@ -110,9 +117,16 @@ class IsolationForest:
         """The inverse of `arrays`."""
         feature, left, roots = (arrays[name].astype(np.intp) for name in ("feature", "left", "roots"))
         depth, width = (int(value) for value in arrays["shape"])
-        return cls(
-            feature, arrays["threshold"], left, arrays["length"], roots, depth, float(arrays["normaliser"][0]), width
-        )
+        own = (feature, arrays["threshold"], left, arrays["gap"].astype(bool), arrays["length"], roots)
+        return cls(*own, depth, float(arrays["normaliser"][0]), width)
+
+    def _score_of(self, lengths: npt.NDArray[np.float64]) -> Scores:
+        # math, one by one: NumPy's vectorised exp2 may differ in the last bit between one row and many, and a row that
+        # ties with a calibration row has to tie with it however it is asked for.
+        if not self.normaliser:
+            return np.full(len(lengths), 0.5)
+        normaliser = self.normaliser
+        return np.array([2.0 ** -(length / normaliser) for length in lengths.tolist()])
 
     @cached_property
     def _steps(self) -> range:
@@ -132,14 +146,14 @@ class IsolationForest:
         offset = np.repeat(np.arange(n) * self.width, len(self.roots))
         node = np.tile(self.roots, n)
         feature, threshold, left = self.feature, self.threshold, self.left
+        gaps = bool(np.isnan(flat).any())
         for _ in self._steps:
-            right = flat.take(feature.take(node) + offset) > threshold.take(node)
+            values = flat.take(feature.take(node) + offset)
+            right = values > threshold.take(node)
+            if gaps:
+                right |= np.isnan(values) & self.gap.take(node)
             node = left.take(node) + right
         return np.asarray(self.length.take(node).reshape(n, -1).sum(axis=1))
-
-
-def _chunks(rows: Rows) -> list[Rows]:
-    return [rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)]
 
 
 def _compile_tree(
@@ -160,7 +174,9 @@ def _compile_tree(
     feature = np.where(leaf, 0, columns[np.where(leaf, 0, tree.feature[old])]).astype(np.intp)
     threshold = np.where(leaf, np.inf, tree.threshold[old])
     left = np.where(leaf, new[old], new[children_left[old]]).astype(np.intp)
-    return feature, threshold, left, lengths[old]
+    goes_left = getattr(tree, "missing_go_to_left", np.zeros(len(old)))
+    gap = ~leaf & ~goes_left[old].astype(bool)
+    return feature, threshold, left, gap, lengths[old]
 
 
 def _average_path_length(n: int) -> float:

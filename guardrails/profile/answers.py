@@ -44,7 +44,7 @@ def columns(answer: Any, n: int) -> Columns | None:
 
 
 def _array(answer: Any) -> npt.NDArray[Any] | None:
-    if isinstance(answer, list | tuple) and answer and _has_fields(answer[0]):
+    if isinstance(answer, list | tuple) and len(answer) and _has_fields(answer[0]):
         answer = [_said(entry) for entry in answer]
     elif _has_fields(answer):
         answer = _said(answer)
@@ -52,7 +52,7 @@ def _array(answer: Any) -> npt.NDArray[Any] | None:
         return None
     try:
         array = np.asarray(answer)
-    except ValueError:  # rows of different lengths
+    except Exception:  # noqa: BLE001  # rows of different lengths, or an __array__ of the user's own
         return None
     return array if array.dtype.kind in "biuf" and array.size else None
 

@@ -87,6 +87,11 @@ def _cut(values: npt.NDArray[np.float64], *, category: bool) -> npt.NDArray[np.f
     if category:
         codes, counts = np.unique(seen, return_counts=True)
         return np.sort(codes[np.argsort(-counts, kind="stable")[:MAX_BINS]])
+    distinct = np.unique(seen)
+    if len(distinct) == 1:  # any other value is another bin, be it larger or smaller
+        return np.array([np.nextafter(distinct[0], -np.inf), distinct[0]])
+    if len(distinct) <= BINS:
+        return np.asarray(distinct[:-1])
     cut = np.unique(np.quantile(seen, np.arange(1, BINS) / BINS))
-    below = cut < seen.max()
-    return np.asarray(cut[below] if below.any() else cut[:1])
+    below = cut < distinct[-1]
+    return np.asarray(cut[below] if below.any() else distinct[:1])

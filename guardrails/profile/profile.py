@@ -7,7 +7,7 @@ import io
 import json
 import platform
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import cached_property
 from importlib import metadata
@@ -22,7 +22,7 @@ from guardrails._version import __version__
 from guardrails.core.payload import Layout
 from guardrails.errors import ProfileError
 from guardrails.outliers.calibration import CalibratedDetector
-from guardrails.outliers.fitting import fit, read_detector
+from guardrails.outliers.fitting import fit_columns, read_detector
 from guardrails.profile import answers
 from guardrails.profile.bins import Bins
 from guardrails.profile.schema import Schema, learn
@@ -98,18 +98,18 @@ class Profile:
             >>> profile.outliers.is_outlier(np.array([[0.1, -0.2], [40.0, 9.0]]))
             array([False,  True])
         """
-        schema, rows = learn(X, feature_names, categorical)
-        if isinstance(detector, str):
-            calibrated = fit(rows, detector=detector, alpha=alpha, calibration=calibration, seed=seed)
-        else:
-            calibrated = fit(rows, detector=detector, alpha=alpha)
+        schema, rows = learn(X, feature_names, list(categorical))
+        codes = [column for column, feature in enumerate(schema.features) if feature.categories]
+        calibrated = fit_columns(rows, codes, detector=detector, alpha=alpha, calibration=calibration, seed=seed)
         names = [feature.name for feature in schema.features]
         kinds = [bool(feature.categories) for feature in schema.features]
         watched = rows
         if outputs is not None:
             columns = answers.columns(outputs, len(rows))
             if columns is None:
-                raise ProfileError(f"outputs must have one entry for each of the {len(rows)} rows of X.")
+                raise ProfileError(
+                    f"outputs are numbers (labels, predictions, scores), one entry for each of X's {len(rows)} rows."
+                )
             names += list(columns)
             kinds += [name == answers.PREDICTION for name in columns]
             watched = np.column_stack([rows, *columns.values()])
@@ -155,16 +155,20 @@ class Profile:
         import bentoml
 
         folder = Path(str(where))
-        if folder.is_dir():
+        if (folder / _JSON).is_file() or (folder.is_dir() and isinstance(where, Path)):
             return cls._read(folder, None)
         try:
-            stored = bentoml.models.get(str(where))
-        except bentoml.exceptions.BentoMLException as error:
+            stored = bentoml.models.get(str(where) or "no tag at all")
+        except Exception as error:  # BentoML says in many ways that a tag is none
             raise ProfileError(
                 f"no profile {str(where)!r} in the model store ({error}). Save one with "
                 "Profile.fit(...).save(name), or set BENTOML_HOME to the store that has it."
             ) from error
-        return cls._read(Path(stored.path), str(stored.tag))
+        profile = cls._read(Path(stored.path), str(stored.tag))
+        promised = stored.info.labels.get("guardrails.digest")
+        if promised not in (None, profile.digest):
+            raise ProfileError(f"{stored.tag} is not what was saved: its digest is {profile.digest}, not {promised}.")
+        return profile
 
     @cached_property
     def layout(self) -> Layout:
@@ -174,7 +178,7 @@ class Profile:
     @cached_property
     def digest(self) -> str:
         """A hash of all it contains (12 hex digits): the label of metrics and records."""
-        document, arrays = self._document()
+        document, arrays = self._document(live=True)
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode() + arrays).hexdigest()[:12]
 
     @cached_property
@@ -183,14 +187,15 @@ class Profile:
         attributes = {semconv.PROFILE_TAG: self.tag or self.digest}
         return attributes if self.model is None else {**attributes, semconv.MODEL_TAG: self.model}
 
-    def _document(self) -> tuple[dict[str, Any], bytes]:
-        detector = self.outliers.detector
-        if not hasattr(detector, "arrays") or not hasattr(detector, "kind"):
+    def _document(self, *, live: bool = False) -> tuple[dict[str, Any], bytes]:
+        detector: Any = self.outliers.detector
+        compiled = hasattr(detector, "arrays") and hasattr(detector, "kind")
+        if not compiled and not live:
             raise ProfileError(
                 f"{type(detector).__name__} is a live object, and a profile holds nothing executable. Keep it in the "
                 "service instead: check_outliers(lambda self: self.detector), with self.detector = calibrate(...)."
             )
-        arrays = {f"detector.{name}": array for name, array in detector.arrays().items()}
+        arrays = {f"detector.{name}": array for name, array in detector.arrays().items()} if compiled else {}
         arrays |= {
             "calibration": self.outliers.calibration,
             "fill": self.outliers.fill,
@@ -202,7 +207,7 @@ class Profile:
         document = {
             "format": FORMAT,
             "schema": self.schema.to_json(),
-            "detector": detector.kind,
+            "detector": detector.kind if compiled else type(detector).__qualname__,
             "alpha": self.outliers.alpha,
             "watched": list(self.bins.names),
             "model": self.model,
@@ -219,12 +224,22 @@ class Profile:
             content = (folder / _ARRAYS).read_bytes()
         except (OSError, ValueError) as error:
             raise ProfileError(f"{folder} holds no readable profile: {error}") from error
-        if document.get("format") != FORMAT:
+        if not isinstance(document, dict) or document.get("format") != FORMAT:
+            document = document if isinstance(document, dict) else {}
             raise ProfileError(
                 f"the profile in {folder} has format {document.get('format')!r}; this version reads {FORMAT}."
             )
+        try:
+            return cls._from_document(document, content, tag)
+        except ProfileError:
+            raise
+        except Exception as error:
+            raise ProfileError(f"{folder} holds no complete profile: {type(error).__name__} {error}") from error
+
+    @classmethod
+    def _from_document(cls, document: dict[str, Any], content: bytes, tag: str | None) -> Profile:
         if hashlib.sha256(content).hexdigest() != document["arrays_sha256"]:
-            raise ProfileError(f"{folder / _ARRAYS} is not the file that was saved with {_JSON}: its digest differs.")
+            raise ProfileError(f"{_ARRAYS} is not the file that was saved with {_JSON}: its digest differs.")
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             arrays = dict(archive)
         own = {name.removeprefix("detector."): array for name, array in arrays.items() if name.startswith("detector.")}
@@ -241,20 +256,16 @@ class Profile:
             tag=tag,
         )
 
-    def tagged(self, tag: str) -> Profile:
-        """The same profile, knowing where it is stored."""
-        return replace(self, tag=tag)
-
     def __repr__(self) -> str:
         return f"Profile({self.tag or self.digest!r}, features={len(self.schema.features)}, rows={self.bins.rows})"
 
 
 def _pack(arrays: dict[str, npt.NDArray[Any]]) -> bytes:
-    """An npz whose bytes depend on its content alone (np.savez writes the time of day into it)."""
+    """An npz whose bytes depend on its content alone: np.savez writes the time of day, a compressor its version."""
     import zipfile
 
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(arrays):
             entry = io.BytesIO()
             np.save(entry, np.ascontiguousarray(arrays[name]), allow_pickle=False)

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from guardrails.core.payload import Layout
+from guardrails.core.payload import Layout, is_missing
 from guardrails.errors import ProfileError
 from guardrails.typing import Rows
 
 MAX_CATEGORIES = 1000
+_CATEGORIES = (str, int, float, bool)
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ def learn(X: Any, feature_names: Sequence[str] | None, categorical: Collection[s
         ProfileError: X is no matrix, the names do not fit, a column is neither numeric nor declared categorical.
     """
     names, columns = _columns(X, feature_names)
+    categorical = [c.item() if isinstance(c, np.generic) else c for c in categorical]
     unknown = [c for c in categorical if c not in names and not (isinstance(c, int) and 0 <= c < len(names))]
     if unknown:
         raise ProfileError(f"categorical={unknown!r} names no column; the columns are {', '.join(names[:20])}.")
@@ -118,7 +120,7 @@ def _columns(X: Any, feature_names: Sequence[str] | None) -> tuple[list[str], li
 
 def _number(name: str, column: npt.NDArray[Any]) -> tuple[Feature, npt.NDArray[np.float64]]:
     try:
-        values = column.astype(np.float64)
+        values = np.array([_as_number(value) for value in column.tolist()], dtype=np.float64)
     except (TypeError, ValueError):
         raise ProfileError(
             f"column {name!r} holds values that are no numbers ({column.dtype}). Declare it: categorical=[{name!r}]."
@@ -132,9 +134,20 @@ def _number(name: str, column: npt.NDArray[Any]) -> tuple[Feature, npt.NDArray[n
     return Feature(name, float(seen.min()), float(seen.max()), float(missing.mean())), values
 
 
+def _as_number(value: Any) -> Any:
+    if is_missing(value):
+        return np.nan
+    if isinstance(value, str):  # NumPy would read the text "1.5" as a number
+        raise TypeError("text")
+    return value
+
+
 def _category(name: str, column: npt.NDArray[Any]) -> tuple[Feature, npt.NDArray[np.float64]]:
     values = [value.item() if isinstance(value, np.generic) else value for value in column.tolist()]
-    seen = sorted({value for value in values if not _is_missing(value)}, key=lambda value: (str(type(value)), value))
+    odd = {type(value).__name__ for value in values if not is_missing(value) and not isinstance(value, _CATEGORIES)}
+    if odd:
+        raise ProfileError(f"column {name!r} holds {', '.join(sorted(odd))}; a category is text, a number or a bool.")
+    seen = sorted({value for value in values if not is_missing(value)}, key=lambda value: (str(type(value)), value))
     if not seen:
         raise ProfileError(f"column {name!r} holds no value at all; leave it out.")
     if len(seen) > MAX_CATEGORIES:
@@ -142,7 +155,3 @@ def _category(name: str, column: npt.NDArray[Any]) -> tuple[Feature, npt.NDArray
     codes = {value: float(code) for code, value in enumerate(seen)}
     array = np.array([codes.get(value, np.nan) for value in values])
     return Feature(name, missing=float(np.isnan(array).mean()), categories=tuple(seen)), array
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or value == "" or value != value  # noqa: PLR0124  # NaN is what differs from itself

@@ -6,6 +6,7 @@ import hmac
 import html
 import json
 import math
+import re
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from guardrails.serving.middleware import Receive, Scope, Send
 from guardrails.serving.status import Worker
 
 MAX_BODY = 64 * 1024
-_ID_LENGTH = 64
+_ID = re.compile(r"[0-9a-f]{32}(/[0-9]{1,9})?")
 _FIELDS = {"decision_id", "label", "reward", "served_action"}
 
 
@@ -118,7 +119,7 @@ def _parsed(body: bytes) -> Reward | Answer:
     if unknown := sorted(set(given) - _FIELDS):
         return Answer(400, {"error": f"Unknown fields: {', '.join(unknown)}. Known: {', '.join(sorted(_FIELDS))}."})
     identity, reward, action = given.get("decision_id"), given.get("reward"), given.get("served_action")
-    if not isinstance(identity, str) or not 0 < len(identity) <= _ID_LENGTH:
+    if not isinstance(identity, str) or _ID.fullmatch(identity) is None:
         return Answer(400, {"error": "decision_id is the text of a Guardrails-Decision-Id header."})
     if given.get("label") is None and reward is None:
         return Answer(400, {"error": "Give a label, a reward, or both."})

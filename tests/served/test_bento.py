@@ -38,7 +38,9 @@ def python_without_the_library(folder: Path) -> str:
     site = next((folder / "lib").glob("python3*/site-packages"))
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     python = str(folder / "bin" / "python")
-    missing = subprocess.run([python, "-c", "import bentoml; import guardrails"], capture_output=True, text=True, cwd="/", check=False)
+    missing = subprocess.run(
+        [python, "-c", "import bentoml; import guardrails"], capture_output=True, text=True, cwd="/", check=False
+    )
     assert "No module named 'guardrails'" in missing.stderr
     return python
 
@@ -104,7 +106,9 @@ def test_a_bento_keeps_the_profile_it_was_built_with(store: Path, tmp_path: Path
     env = {**os.environ, "BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "true"}
     subprocess.run([sys.executable, "-m", "services.tumor.train"], cwd=ROOT, env=env, check=True, capture_output=True)
     assert newest(home, "tumor-profile") != pinned
-    with BentoServer("tumor:latest", home=home, cwd=tmp_path, env={"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:9"}) as server:
+    with BentoServer(
+        "tumor:latest", home=home, cwd=tmp_path, env={"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:9"}
+    ) as server:
         assert server.get("/guardrails/status")["profile"]["tag"] == f"tumor-profile:{pinned}"
         answer = httpx.post(f"{server.url}/diagnose", json={"cases": edge_cases()[0]}, timeout=30)
         assert answer.headers["Guardrails-Route"] == "fallback:refer_to_doctor"
