@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,7 @@ from guardrails.typing import Mask, Scores
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
-    from opentelemetry.trace import Span, SpanContext
+    from opentelemetry.trace import Span
 
     from guardrails.core.pipeline import Plan
     from guardrails.exploration.guard import Exploration
@@ -72,9 +72,9 @@ class Verdict:
         mask: which rows are outliers, shape ``(n,)``.
     """
 
-    scores: Scores
-    p_values: Scores
-    mask: Mask
+    scores: Scores | Sequence[float]
+    p_values: Scores | Sequence[float]
+    mask: Mask | Sequence[bool]
 
 
 class Attempt:
@@ -133,7 +133,7 @@ class Call:
     __slots__ = (
         "_read_at", "_read_by", "_rows", "args", "attributes", "attributes_seen", "cancelled", "context",
         "deadline_missed", "error", "exploration", "flagged", "guard_errors", "handed_back", "handed_over", "id",
-        "kwargs", "orphaned", "parent", "parts", "plan", "primary", "problems", "rescued", "result", "rows_total",
+        "kwargs", "parts", "plan", "primary", "problems", "rescued", "result", "rows_total",
         "span", "started", "started_ns", "stream_items", "trace_id", "verdict",
     )  # fmt: skip
 
@@ -154,9 +154,8 @@ class Call:
         self.exploration: Exploration | None = None
         self.span: Span | None = None
         self.context: Context | None = None
-        self.parent: SpanContext | None = None
         self.trace_id = 0
-        self.flagged = self.cancelled = self.deadline_missed = self.orphaned = False
+        self.flagged = self.cancelled = self.deadline_missed = False
         self.guard_errors = self.stream_items = 0
         self.rows_total = 1
         self.handed_over = self.handed_back = self.started

@@ -29,7 +29,7 @@ logger = logging.getLogger("guardrails")
 
 KEY_VARIABLE = "GUARDRAILS_EXPLORATION_KEY"
 _KEY_SIZES = range(16, 65)
-_TOLERANCE = 1e-6
+_MATRIX = 2
 
 Apply = Callable[[Any, "int | None", int, int], Any]
 
@@ -144,6 +144,7 @@ class _Explorer:
         self._policy, self._key, self._salt_id = options.policy, key, salt_id
         self._policy_name = repr(options.policy)
         self._scores, self._apply = options.scores, options.apply
+        self._plain = options.unit is None and options.scores is codec.scores_of and options.apply is codec.serve
         self._unit = None if options.unit is None else method.argument(options.unit)
 
     def after(self, call: Call) -> None:
@@ -151,6 +152,13 @@ class _Explorer:
             return
         index = call.primary.index
         answer = call.result
+        if self._plain and index is None and _is_one_row(answer):
+            call.exploration = drawn = self._draw_one(call, answer[0].copy())
+            greedy, action = drawn.greedy[0], drawn.action[0]
+            if greedy != action:
+                call.result = codec.serve(answer, 0, greedy, action)
+            self._describe(call, drawn)
+            return
         own = answer if index is None or not counts_rows(answer, call.rows_total) else take(answer, index)
         read = np.array(self._scores(own))  # a copy: the model may use its buffer again before the record is written
         single = read.ndim == 1
@@ -171,12 +179,19 @@ class _Explorer:
         call.exploration = exploration
         self._describe(call, exploration)
 
+    def _draw_one(self, call: Call, scores: Scores) -> Exploration:
+        """The same as `_drawn` for what most requests are: one row, one array of scores, the request as the unit."""
+        pmf = np.array(self._policy.pmf(scores))
+        greedy = int(scores.argmax())
+        if call.rows_read is None:
+            call.rows_total = 1
+        action = draw(pmf, call.id, self._key)
+        return Exploration(self._policy_name, self._salt_id, None, scores[None], pmf[None], [greedy], [action], [True])
+
     def _drawn(self, call: Call, scores: Scores, index: Index | None) -> Exploration:
         rows = range(len(scores)) if index is None else index.tolist()
         # A copy: the array is the policy's, to keep or to hand out again.
         pmf = np.array([self._policy.pmf(scores[0])] if len(scores) == 1 else self._policy.pmf(scores))
-        if abs(pmf.sum() - len(pmf)) > _TOLERANCE * len(pmf):
-            raise ValueError(f"{self._policy_name} gave probabilities that do not sum to one")
         greedy = scores.argmax(axis=1).tolist()
         action, eligible = [], []
         for at, row in enumerate(rows):
@@ -211,6 +226,10 @@ class _Explorer:
         call.attributes[semconv.PROPENSITY] = float(drawn.pmf[at, action])
         call.attributes[semconv.ACTION] = action
         call.attributes[semconv.GREEDY_ACTION] = greedy
+
+
+def _is_one_row(answer: Any) -> bool:
+    return isinstance(answer, np.ndarray) and answer.ndim == _MATRIX and len(answer) == 1 and answer.dtype.kind == "f"
 
 
 def _secret(variable: str) -> tuple[bytes, str]:

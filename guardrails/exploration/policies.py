@@ -48,12 +48,20 @@ class EpsilonGreedy:
         actions = scores.shape[-1] if scores.ndim else 0
         if actions == 0:
             raise ValueError("there is no action to choose from")
-        if scores.dtype.kind == "f" and np.isnan(scores).any():
-            raise ValueError("a score is NaN: an action without a score cannot be compared with the others")
         probabilities = np.full(scores.shape, self.epsilon / actions)
         if scores.ndim == 1:
-            probabilities[scores.argmax()] += 1.0 - self.epsilon
+            best = scores.argmax()
+            _refuse_nan(scores[best])
+            probabilities[best] += 1.0 - self.epsilon
         else:
-            flat = probabilities.reshape(-1, actions)
-            flat[np.arange(len(flat)), scores.reshape(-1, actions).argmax(axis=1)] += 1.0 - self.epsilon
+            flat, lines = probabilities.reshape(-1, actions), scores.reshape(-1, actions)
+            at = np.arange(len(flat)), lines.argmax(axis=1)
+            _refuse_nan(lines[at])
+            flat[at] += 1.0 - self.epsilon
         return probabilities
+
+
+def _refuse_nan(best: Scores) -> None:
+    # argmax returns a NaN's place where there is one, so the best scores tell of all.
+    if (best != best).any():  # noqa: PLR0124  # NaN is what differs from itself
+        raise ValueError("a score is NaN: an action without a score cannot be compared with the others")

@@ -14,6 +14,7 @@ _PERSON = b"guardrails/ex/v1"
 _SCALE = 2.0**-53
 _SHORTEST, _LONGEST = 16, 64
 _WORDS = range(4)
+_TOLERANCE = 1e-6
 PICK = 1
 """The word that picks the action; word 0 is kept for gates (ramps, log sampling), so that both stay independent."""
 
@@ -49,6 +50,9 @@ def draw(pmf: Probabilities, unit: str | bytes, key: bytes) -> int:
     Returns:
         The action's index; never one of probability zero.
 
+    Raises:
+        ValueError: the probabilities do not sum to one, or the key is too short or too long.
+
     Example:
         >>> import numpy as np
         >>> from guardrails.exploration import draw
@@ -56,6 +60,9 @@ def draw(pmf: Probabilities, unit: str | bytes, key: bytes) -> int:
         1
     """
     cumulative = pmf.cumsum()
-    threshold = uniform(unit, key) * cumulative[-1]
+    total = float(cumulative[-1])
+    if not abs(total - 1.0) < _TOLERANCE:
+        raise ValueError(f"the probabilities sum to {total}, not to one")
+    threshold = uniform(unit, key) * total
     # "right": an action begins where the one before it ends, so one of probability zero is never hit.
     return int(cumulative.searchsorted(threshold, side="right"))

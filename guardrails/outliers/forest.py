@@ -129,6 +129,10 @@ class IsolationForest:
         return np.array([2.0 ** -(length / normaliser) for length in lengths.tolist()])
 
     @cached_property
+    def _ones(self) -> npt.NDArray[np.float64]:
+        return np.ones(len(self.roots))
+
+    @cached_property
     def _steps(self) -> range:
         return range(self.depth)
 
@@ -137,7 +141,9 @@ class IsolationForest:
         node, feature, threshold, left = self.roots, self.feature, self.threshold, self.left
         for _ in self._steps:
             node = left[node] + (row[feature[node]] > threshold[node])
-        return float(self.length[node].sum())
+        return float(
+            self.length[node].dot(self._ones)
+        )  # a third of what sum() costs for a hundred numbers
 
     def _lengths_of(self, rows: Rows) -> npt.NDArray[np.float64]:
         """Several rows: the same walk for every pair of row and tree."""
@@ -153,7 +159,9 @@ class IsolationForest:
             if gaps:
                 right |= np.isnan(values) & self.gap.take(node)
             node = left.take(node) + right
-        return np.asarray(self.length.take(node).reshape(n, -1).sum(axis=1))
+        # Each row's dot product by itself: the same bits as for a row alone, which a matrix product would not give.
+        lengths = self.length.take(node).reshape(n, -1)
+        return np.array([row.dot(self._ones) for row in lengths])
 
 
 def _compile_tree(

@@ -100,6 +100,9 @@ class check_outliers:  # noqa: N801  # a decorator is read as a verb
             call.divert(None, chain(self.fallback, call.plan.method), semconv.ERROR)
 
 
+_ONE_ROW = np.ones(1, dtype=bool)
+
+
 class _Check:
     """What one checked method needs at run time."""
 
@@ -127,10 +130,13 @@ class _Check:
             self._invalid(call, rows)
             if self._refuses:
                 return
+        if len(rows.matrix) == 1:
+            self._judge_one(call, rows)
+            return
         scores = self._detector.score(rows.matrix)
         p_values = self._detector.p_value_of(scores)
         mask = scores > self._threshold
-        worst = 0 if len(scores) == 1 else int(np.argmax(scores))
+        worst = int(np.argmax(scores))
         outlier = bool(mask[worst])
         mask = mask if not outlier else call.undecided(mask)
         call.verdict = Verdict(scores, p_values, mask)
@@ -141,6 +147,20 @@ class _Check:
         if outlier and mask.any():
             call.problems = self._explained(mask, p_values, single=rows.single)
             call.divert(mask, self._chain, semconv.OUTLIER)
+
+    def _judge_one(self, call: Call, rows: RowSet) -> None:
+        """The same for one row, in plain numbers: what nearly every request pays."""
+        score, p_value = self._detector.judge_one(rows.matrix)
+        outlier = score > self._threshold
+        call.verdict = Verdict((score,), (p_value,), (outlier,))
+        attributes = call.attributes
+        attributes[semconv.OUTLIER_SCORE] = score
+        attributes[semconv.OUTLIER_P_VALUE] = p_value
+        attributes[semconv.OUTLIER_THRESHOLD] = self._threshold
+        attributes[semconv.IS_OUTLIER] = outlier
+        if outlier and call.undecided(_ONE_ROW).any():
+            call.problems = self._explained(_ONE_ROW, np.array([p_value]), single=rows.single)
+            call.divert(None, self._chain, semconv.OUTLIER)
 
     def _sent_away(self, call: Call, rows: RowSet) -> bool:
         """Whether an earlier guard has already sent away whatever cannot be read."""

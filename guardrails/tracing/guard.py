@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from opentelemetry import context as otel
 from opentelemetry import trace
-from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, Status, StatusCode, TraceFlags
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import Span, Status, StatusCode
 
 from guardrails import semconv
 from guardrails._version import __version__
@@ -19,12 +20,12 @@ from guardrails.core.method import Method
 from guardrails.core.pipeline import attach, brief
 from guardrails.errors import DecorationError
 from guardrails.tracing.keep import Keeper, keeper_of
+from guardrails.tracing.span import GuardSpan, SpanMaker
 from guardrails.typing import F, Hooks
 
 if TYPE_CHECKING:
     from prometheus_client import Histogram
 
-_UNSAMPLED = TraceFlags(TraceFlags.DEFAULT)
 _NO_PARENT = otel.Context()
 
 
@@ -76,6 +77,7 @@ class _Tracing:
     def __init__(self, method: Method, deadline: float | None) -> None:
         provider = host().tracer_provider()
         self._tracer = provider.get_tracer("guardrails", __version__)
+        self._maker = SpanMaker(provider) if isinstance(provider, TracerProvider) else None
         self._keeper: Keeper | None = keeper_of(provider)
         if self._keeper is not None:
             host().at_shutdown(method.owner, self._keeper.flush)
@@ -84,58 +86,60 @@ class _Tracing:
         self._deadline = deadline
         self._api = method.name
         self._span_name = semconv.SPAN_NAME.format(api=method.name)
-        self._rootless = method.batchable
-        self._durations: dict[tuple[str, str], Histogram] = {}
+        self._rootless, self._streams = method.batchable, method.shape.streams
+        self._durations: dict[tuple[str, str | None], Histogram] = {}
         self._guards = metrics.guard_duration().labels(method.name)
 
     def open(self, call: Call) -> None:
         # A batchable method runs in the context of the first request its worker ever served: nothing may hang there.
         parent = _NO_PARENT if self._rootless else otel.get_current()
-        current = trace.get_current_span(parent)
-        around = current.get_span_context()
-        call.attributes[semconv.DECISION_ID] = call.id
-        call.attributes[semconv.ROUTE] = call.route
+        attributes = call.attributes
+        attributes[semconv.DECISION_ID] = call.id
+        attributes[semconv.ROUTE] = call.route
         if call.reason is not None:
-            call.attributes[semconv.REASON] = call.reason
-        unsampled = around.is_valid and not around.trace_flags.sampled
-        if self._keeper is not None and unsampled and current.is_recording():
-            # Nobody will see this span unless something goes wrong; then it is made, in `close`, with this very id.
-            identity = SpanContext(around.trace_id, self._keeper.new_span_id(), is_remote=False, trace_flags=_UNSAMPLED)
-            call.span = NonRecordingSpan(identity)
-            call.context = trace.set_span_in_context(call.span, parent)
-            call.trace_id = around.trace_id
-            call.parent = around
-            return
-        call.span = self._tracer.start_span(
-            self._span_name, context=parent, attributes=call.attributes, start_time=call.started_ns
-        )
-        call.context = trace.set_span_in_context(call.span, parent)
-        call.trace_id = call.span.get_span_context().trace_id
+            attributes[semconv.REASON] = call.reason
+        span: Span
+        if self._maker is not None:
+            span = self._maker.start(self._span_name, parent, attributes, call.started_ns)
+        else:
+            span = self._tracer.start_span(self._span_name, parent, attributes=attributes, start_time=call.started_ns)
         call.attributes = {}
-        # The request's own span has ended before this one began (a task): nobody else will decide about the trace.
-        call.orphaned = unsampled and not around.is_remote
+        call.span = span
+        call.context = trace.set_span_in_context(span, parent)
+        call.trace_id = span.get_span_context().trace_id
 
     def close(self, call: Call) -> None:
-        ended = time.perf_counter()
-        duration = ended - call.started
+        duration = time.perf_counter() - call.started
         route, reason = call.route, call.reason
         if self._deadline is not None:
             met = duration <= self._deadline
             call.attributes[semconv.DEADLINE_MET] = met
             call.deadline_missed = not met
         call.flagged = call.flagged or call.deadline_missed or call.error is not None
-        if self._keeper is not None and call.error is not None and call.parent is not None:
-            self._keeper.judge(call.trace_id)
-        self._end_span(call, route, reason)
-        self._observe(call, duration, route, reason or "")
-
-    def _end_span(self, call: Call, route: str, reason: str | None) -> None:
         span = call.span
-        if span is None:
-            return
-        recording = span.is_recording()
-        if not recording and not (call.flagged and call.parent is not None):
-            return
+        if isinstance(span, GuardSpan):
+            self._end_own(span, call, route, reason)
+        elif span is not None and span.is_recording():
+            self._describe(span, call, route, reason)
+            span.end()
+        self._observe(call, duration, route, reason)
+
+    def _end_own(self, span: GuardSpan, call: Call, route: str, reason: str | None) -> None:
+        keeper = self._keeper
+        sampled = span.get_span_context().trace_flags.sampled
+        if keeper is not None and call.error is not None and not span.local_root:
+            keeper.judge(call.trace_id)
+        if sampled or call.flagged:
+            self._describe(span, call, route, reason)
+            span.close()
+            if sampled and self._maker is not None:
+                self._maker.export(span)
+            elif keeper is not None:
+                keeper.keep(span)
+        if keeper is not None and not sampled and (span.local_root or span.orphaned):
+            keeper.decide(call.trace_id)  # nobody else will end this trace
+
+    def _describe(self, span: Span, call: Call, route: str, reason: str | None) -> None:
         attributes = call.attributes
         attributes[semconv.ROUTE] = route
         if reason is not None:
@@ -144,34 +148,22 @@ class _Tracing:
             attributes[semconv.ROWS] = call.rows_total
             diverted = (part.index for part in call.parts if part is not call.primary)
             attributes[semconv.DIVERTED_ROWS] = sum(call.rows_total if i is None else len(i) for i in diverted)
-        if call.plan.method.shape.streams:
+        if self._streams:
             attributes[semconv.STREAM_ITEMS] = call.stream_items
         if call.cancelled:
             attributes[semconv.CANCELLED] = True
         elif call.error is not None or call.rescued is not None:
             attributes[semconv.ERROR_TYPE] = type(call.rescued or call.error).__name__
-        if recording:
-            self._end_recording(span, call)
-        elif self._keeper is not None:
-            self._keeper.keep_unmade(self._span_name, call, span.get_span_context())
-
-    def _end_recording(self, span: Span, call: Call) -> None:
-        span.set_attributes(call.attributes)
+        span.set_attributes(attributes)
         if call.rescued is not None and call.rescued is not call.error:
             span.record_exception(call.rescued)
         if call.error is not None and not call.cancelled:
             span.record_exception(call.error)
             span.set_status(Status(StatusCode.ERROR, str(call.error)))
-        keeper = None if span.get_span_context().trace_flags.sampled else self._keeper
-        if call.flagged and keeper is not None:
-            keeper.flag(call.trace_id)
-        span.end()
-        if call.orphaned and keeper is not None:
-            keeper.decide(call.trace_id)
 
-    def _observe(self, call: Call, duration: float, route: str, reason: str) -> None:
+    def _observe(self, call: Call, duration: float, route: str, reason: str | None) -> None:
         child = self._durations.get((route, reason))
         if child is None:
-            child = self._durations[route, reason] = metrics.request_duration().labels(self._api, route, reason)
+            child = self._durations[route, reason] = metrics.request_duration().labels(self._api, route, reason or "")
         child.observe(duration)
         self._guards.observe(duration - (call.handed_back - call.handed_over))

@@ -12,25 +12,23 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import traceback
 import weakref
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.sdk.trace import Event, ReadableSpan, Span, SpanProcessor, TracerProvider
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.sampling import Decision, ParentBased, Sampler, SamplingResult
+from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags, TraceState
 
 from guardrails import semconv
-from guardrails._version import __version__
 from guardrails.core import metrics
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import TracerProvider as AnyProvider
-
-    from guardrails.core.call import Call
+    from opentelemetry.util.types import Attributes
 
 logger = logging.getLogger("guardrails")
 
@@ -44,7 +42,6 @@ OWN_ANSWERS = {400: semconv.INVALID, 429: semconv.OVERLOAD, 503: semconv.OVERLOA
 """Statuses BentoML answers by itself, without the guarded method, and the reason they are counted under."""
 
 _ASGI_NOISE = "opentelemetry.instrumentation.asgi"
-_SCOPE = InstrumentationScope("guardrails", __version__)
 _KEEP = TraceFlags(TraceFlags.SAMPLED)
 
 
@@ -69,8 +66,6 @@ class Keeper(SpanProcessor):
     def __init__(self, provider: TracerProvider, max_traces: int = MAX_TRACES, max_age: float = MAX_AGE) -> None:
         self._provider = weakref.ref(provider)  # it owns us, and is a key of the table of keepers
         self._routes: dict[str, str] = {}
-        self._ids = provider.id_generator
-        self._resource = provider.resource
         self._max_traces, self._max_age = max_traces, max_age
         self._waiting: OrderedDict[int, _Waiting] = OrderedDict()
         self._lock = threading.Lock()
@@ -78,45 +73,23 @@ class Keeper(SpanProcessor):
 
     # Guards tell it
 
-    def new_span_id(self) -> int:
-        """A span id for a span that may never be made."""
-        return self._ids.generate_span_id()
-
     def watch(self, route: str, api: str) -> None:
         """Count what BentoML answers by itself on this route."""
         self._routes[f"POST {route}"] = api
-
-    def flag(self, trace_id: int) -> None:
-        """Keep this trace."""
-        with self._lock:
-            self._entry(trace_id).flagged = True
 
     def judge(self, trace_id: int) -> None:
         """A guard has seen this request: what BentoML answers is the guard's answer, and is counted there."""
         with self._lock:
             self._entry(trace_id).judged = True
 
-    def keep_unmade(self, name: str, call: Call, identity: SpanContext) -> None:
-        """Make the span of a call that turned out to matter, under the id its children already name as their parent."""
-        error = None if call.cancelled else call.error
-        errors = {id(e): e for e in (call.rescued, error) if e is not None}.values()
-        span = ReadableSpan(
-            name=name,
-            context=identity,
-            parent=call.parent,
-            resource=self._resource,
-            attributes=call.attributes,
-            events=tuple(map(_exception_event, errors)),
-            kind=SpanKind.INTERNAL,
-            status=Status() if error is None else Status(StatusCode.ERROR, str(error)),
-            start_time=call.started_ns,
-            end_time=time.time_ns(),
-            instrumentation_scope=_SCOPE,
-        )
-        with self._lock:
-            entry = self._entry(identity.trace_id)
-            entry.flagged = True
-            entry.spans.append(span)
+    def keep(self, span: ReadableSpan) -> None:
+        """Keep the trace of this span, which has ended, and the span itself."""
+        context = span.context
+        if context is not None:
+            with self._lock:
+                entry = self._entry(context.trace_id)
+                entry.flagged = True
+                entry.spans.append(span)
 
     def decide(self, trace_id: int) -> None:
         """Nobody else will end this trace: keep it or forget it now."""
@@ -242,7 +215,50 @@ def keeper_of(provider: AnyProvider) -> Keeper | None:
         if keeper is None:
             keeper = _keepers[provider] = Keeper(provider)
             provider.add_span_processor(keeper)
+            quieten(provider)
         return keeper
+
+
+class Quiet(Sampler):
+    """Does not even record the ASGI layer's "http send" and "http receive" spans of unsampled traces.
+
+    BentoML records all spans of unsampled traces, four or five of these a request among them, at 20 us each. Nobody
+    exports them: not BentoML, and not the keeper. Everything else is decided by ``inner``, as before.
+    """
+
+    def __init__(self, inner: Sampler) -> None:
+        self.inner = inner
+
+    def should_sample(
+        self,
+        parent_context: Context | None,
+        trace_id: int,
+        name: str,
+        kind: SpanKind | None = None,
+        attributes: Attributes = None,
+        links: Sequence[Link] | None = None,
+        trace_state: TraceState | None = None,
+    ) -> SamplingResult:
+        """Drop the noise; ask ``inner`` about the rest."""
+        if kind is SpanKind.INTERNAL and name.endswith(_NOISE_NAMES):
+            return _DROPPED
+        return self.inner.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
+
+    def get_description(self) -> str:
+        """Its own name around the inner one's."""
+        return f"Quiet{{{self.inner.get_description()}}}"
+
+
+_NOISE_NAMES = (" http send", " http receive")
+_DROPPED = SamplingResult(Decision.DROP)
+
+
+def quieten(provider: TracerProvider) -> None:
+    """Spare the noise of unsampled traces, where the provider's sampler is of the kind BentoML uses."""
+    sampler: Any = provider.sampler
+    inner = getattr(sampler, "_local_parent_not_sampled", None)
+    if isinstance(sampler, ParentBased) and isinstance(inner, Sampler) and not isinstance(inner, Quiet):
+        sampler._local_parent_not_sampled = Quiet(inner)  # noqa: SLF001  # the SDK has no public way
 
 
 def _is_local_root(span: ReadableSpan) -> bool:
@@ -271,15 +287,4 @@ def _sampled(span: ReadableSpan) -> ReadableSpan:
         start_time=span.start_time,
         end_time=span.end_time,
         instrumentation_scope=span.instrumentation_scope,
-    )
-
-
-def _exception_event(error: BaseException) -> Event:
-    return Event(
-        "exception",
-        {
-            "exception.type": type(error).__qualname__,
-            "exception.message": str(error),
-            "exception.stacktrace": "".join(traceback.format_exception(type(error), error, error.__traceback__)),
-        },
     )

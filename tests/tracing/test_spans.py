@@ -753,7 +753,7 @@ def test_what_waits_is_bounded_in_number(kept: Any) -> None:
     assert len(keeper._waiting) == 3
     assert count("guardrails_traces_overflowed_total", cause="number") == before + 2
     for server, trace_id in requests:
-        keeper.flag(trace_id)
+        keeper._entry(trace_id).flagged = True
         server.end()
     kept_whole = [span.context.trace_id for span in host.spans if span.name == "child"]
     assert set(kept_whole) <= {trace_id for _, trace_id in requests[2:]}
@@ -786,7 +786,7 @@ def test_what_waits_is_bounded_per_trace(kept: Any, monkeypatch: pytest.MonkeyPa
     with request(host) as server:
         for i in range(10):
             tracer.start_span(f"child {i}").end()
-        keeper.flag(server.get_span_context().trace_id)
+        keeper._entry(server.get_span_context().trace_id).flagged = True
     assert sorted(span.name for span in host.spans) == ["POST /predict", *(f"child {i}" for i in range(4))]
     assert count("guardrails_traces_overflowed_total", cause="spans") == before + 6
 
