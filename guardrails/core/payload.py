@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -54,7 +55,7 @@ class Problem:
         return detail | {"rule": self.rule, "expected": self.expected, "found": self.found}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False)
 class RowSet:
     """A payload read as rows.
 
@@ -70,6 +71,11 @@ class RowSet:
 
     def __len__(self) -> int:
         return len(self.matrix)
+
+    @cached_property
+    def values(self) -> list[float]:
+        """The first row as plain numbers."""
+        return list(self.matrix[0].tolist())
 
     def rows_with_problems(self) -> Mask | None:
         """Which rows have problems, shape ``(n,)``; None where the payload as a whole has one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, ClassVar
@@ -119,8 +119,8 @@ class Exploration:
     policy: str
     salt_id: str
     row_of: dict[int, int] | None
-    scores: Scores
-    pmf: Probabilities
+    scores: Scores | Sequence[Sequence[float]]
+    pmf: Probabilities | Sequence[Sequence[float]]
     greedy: list[int]
     action: list[int]
     eligible: list[bool]
@@ -134,7 +134,7 @@ class Exploration:
         decision.scores, decision.pmf = self.scores[at], self.pmf[at]
         decision.greedy, decision.action = self.greedy[at], self.action[at]
         decision.eligible = self.eligible[at]
-        decision.propensity = float(self.pmf[at, self.action[at]])
+        decision.propensity = float(self.pmf[at][self.action[at]])
 
 
 class _Explorer:
@@ -144,6 +144,7 @@ class _Explorer:
         self._policy, self._key, self._salt_id = options.policy, key, salt_id
         self._policy_name = repr(options.policy)
         self._scores, self._apply = options.scores, options.apply
+        self._pmf_of: Callable[[list[float], int], list[float]] | None = getattr(options.policy, "pmf_of", None)
         self._plain = options.unit is None and options.scores is codec.scores_of and options.apply is codec.serve
         self._unit = None if options.unit is None else method.argument(options.unit)
 
@@ -153,7 +154,7 @@ class _Explorer:
         index = call.primary.index
         answer = call.result
         if self._plain and index is None and _is_one_row(answer):
-            call.exploration = drawn = self._draw_one(call, answer[0].copy())
+            call.exploration = drawn = self._draw_one(call, answer[0].tolist())
             greedy, action = drawn.greedy[0], drawn.action[0]
             if greedy != action:
                 call.result = codec.serve(answer, 0, greedy, action)
@@ -179,14 +180,18 @@ class _Explorer:
         call.exploration = exploration
         self._describe(call, exploration)
 
-    def _draw_one(self, call: Call, scores: Scores) -> Exploration:
+    def _draw_one(self, call: Call, scores: list[float]) -> Exploration:
         """The same as `_drawn` for what most requests are: one row, one array of scores, the request as the unit."""
-        pmf = np.array(self._policy.pmf(scores))
-        greedy = int(scores.argmax())
+        greedy = scores.index(max(scores))
+        if self._pmf_of is not None and sum(scores) == sum(scores):  # no NaN, which max() may overlook
+            pmf = self._pmf_of(scores, greedy)
+        else:
+            array = np.array(scores)
+            greedy, pmf = int(array.argmax()), np.asarray(self._policy.pmf(array)).tolist()
         if call.rows_read is None:
             call.rows_total = 1
         action = draw(pmf, call.id, self._key)
-        return Exploration(self._policy_name, self._salt_id, None, scores[None], pmf[None], [greedy], [action], [True])
+        return Exploration(self._policy_name, self._salt_id, None, [scores], [pmf], [greedy], [action], [True])
 
     def _drawn(self, call: Call, scores: Scores, index: Index | None) -> Exploration:
         rows = range(len(scores)) if index is None else index.tolist()
@@ -223,7 +228,7 @@ class _Explorer:
         action, greedy = drawn.action[at], drawn.greedy[at]
         call.attributes[semconv.POLICY] = self._policy_name
         call.attributes[semconv.EXPLORED] = action != greedy
-        call.attributes[semconv.PROPENSITY] = float(drawn.pmf[at, action])
+        call.attributes[semconv.PROPENSITY] = float(drawn.pmf[at][action])
         call.attributes[semconv.ACTION] = action
         call.attributes[semconv.GREEDY_ACTION] = greedy
 

@@ -38,6 +38,13 @@ class EpsilonGreedy:
         if not 0.0 <= self.epsilon <= MAX_EPSILON:
             raise DecorationError(f"EpsilonGreedy({self.epsilon!r}): epsilon lies between 0 and {MAX_EPSILON}.")
 
+    def pmf_of(self, scores: list[float], greedy: int) -> list[float]:
+        """The same for one list of scores whose best is known: what a request pays."""
+        share = self.epsilon / len(scores)
+        pmf = [share] * len(scores)
+        pmf[greedy] += 1.0 - self.epsilon
+        return pmf
+
     def pmf(self, scores: Scores, /) -> Probabilities:
         """Probabilities for scores of shape ``(K,)`` or ``(n, K)``, in the same shape.
 

@@ -7,6 +7,11 @@ use of the same key. The digest gives four independent 64-bit words, so that no 
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+
+import numpy as np
 
 from guardrails.typing import Probabilities
 
@@ -39,7 +44,7 @@ def uniform(unit: str | bytes, key: bytes, word: int = PICK) -> float:
     return (int.from_bytes(digest[8 * word : 8 * word + 8], "little") >> 11) * _SCALE
 
 
-def draw(pmf: Probabilities, unit: str | bytes, key: bytes) -> int:
+def draw(pmf: Probabilities | Sequence[float], unit: str | bytes, key: bytes) -> int:
     """Draw an action: the same one for the same unit, key and probabilities, today and in a replay.
 
     Args:
@@ -59,10 +64,10 @@ def draw(pmf: Probabilities, unit: str | bytes, key: bytes) -> int:
         >>> draw(np.array([0.0, 1.0, 0.0]), "request-1", b"0123456789abcdef")
         1
     """
-    cumulative = pmf.cumsum()
-    total = float(cumulative[-1])
+    cumulative = list(accumulate(pmf.tolist() if isinstance(pmf, np.ndarray) else pmf))
+    total = cumulative[-1]
     if not abs(total - 1.0) < _TOLERANCE:
         raise ValueError(f"the probabilities sum to {total}, not to one")
     threshold = uniform(unit, key) * total
     # "right": an action begins where the one before it ends, so one of probability zero is never hit.
-    return int(cumulative.searchsorted(threshold, side="right"))
+    return bisect_right(cumulative, threshold)

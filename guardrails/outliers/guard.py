@@ -150,7 +150,7 @@ class _Check:
 
     def _judge_one(self, call: Call, rows: RowSet) -> None:
         """The same for one row, in plain numbers: what nearly every request pays."""
-        score, p_value = self._detector.judge_one(rows.matrix)
+        score, p_value = self._detector.judge_one(rows.matrix, rows.values)
         outlier = score > self._threshold
         call.verdict = Verdict((score,), (p_value,), (outlier,))
         attributes = call.attributes

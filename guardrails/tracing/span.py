@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 from opentelemetry.sdk.trace import Event, ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.sampling import Decision
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Decision, ParentBased, Sampler, StaticSampler
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
@@ -112,6 +112,7 @@ class SpanMaker:
     def __init__(self, provider: TracerProvider) -> None:
         self._ids, self._sampler, self._resource = provider.id_generator, provider.sampler, provider.resource
         self._processors = provider._active_span_processor  # noqa: SLF001  # the SDK has no public way
+        self._follows_parent = _follows_parent(provider.sampler)
 
     def start(
         self, name: str, context: Context, attributes: dict[str, Any], started_ns: int
@@ -147,3 +148,15 @@ class SpanMaker:
     def export(self, span: GuardSpan) -> None:
         """Hand a sampled span to the processors."""
         self._processors.on_end(span)
+
+
+def _follows_parent(sampler: Sampler) -> bool:
+    """Whether a child of a local span is recorded always, and sampled just if its parent is: BentoML's sampler."""
+    unsampled = getattr(sampler, "_local_parent_not_sampled", None)
+    inner = getattr(unsampled, "inner", unsampled)
+    return (
+        isinstance(sampler, ParentBased)
+        and getattr(sampler, "_local_parent_sampled", None) is ALWAYS_ON
+        and isinstance(inner, StaticSampler)
+        and getattr(inner, "_decision", None) is Decision.RECORD_ONLY
+    )

@@ -17,6 +17,7 @@ from guardrails.errors import DecorationError
 from guardrails.outliers.guard import MAX_PROBLEMS, invalid_message
 from guardrails.profile.profile import Profile
 from guardrails.profile.reference import ProfileSpec, pin, resolve
+from guardrails.profile.schema import MAX_CATEGORIES
 from guardrails.typing import F, Hooks, Mask, Rows
 
 
@@ -104,6 +105,8 @@ class _Validator:
         widths = np.nan_to_num(high - low, nan=0.0, posinf=0.0)
         self._low, self._high = low - margin * widths, high + margin * widths
         self._categorical = np.array([bool(feature.categories) for feature in features])
+        self._lows = np.where(self._categorical, 0.0, self._low).tolist()
+        self._highs = np.where(self._categorical, MAX_CATEGORIES, self._high).tolist()  # an unseen one is infinite
         self._any_category = bool(self._categorical.any())
         self._may_miss = np.array([feature.missing > 0 for feature in features])
 
@@ -113,10 +116,16 @@ class _Validator:
             self._answer(call, rows, rows.rows_with_problems())
             return
         matrix = rows.matrix
+        if len(matrix) == 1:
+            for low, value, high in zip(self._lows, rows.values, self._highs, strict=True):
+                if not low <= value <= high:
+                    break
+            else:
+                return
         within = (matrix >= self._low) & (matrix <= self._high)  # NaN is in no range, inf (an unseen category) may be
         if self._any_category:
             within &= np.isfinite(matrix) | ~self._categorical
-        if np.count_nonzero(within) == within.size:  # a quarter of what all() costs for one row
+        if within.all():
             return
         within |= np.isnan(matrix) & self._may_miss
         bad = ~within.all(axis=1)
