@@ -144,6 +144,19 @@ class IsolationForest:
         return np.where(np.isinf(self.threshold), np.inf, np.where(even, np.nextafter(middle, -np.inf), middle))
 
     @cached_property
+    def _packed(self) -> tuple[npt.NDArray[Any], ...]:
+        """Feature, cut, left child and length, node by node in one block of memory.
+
+        A request finds these arrays cold. Side by side, a node is one line of the cache to fetch, and one line of
+        somebody else's to evict, rather than three: in a served request that is half of the walk's price.
+        """
+        block = np.empty((len(self.feature), 4), np.int64)
+        numbers = block.view(np.float64)
+        block[:, 0], block[:, 1] = self.feature, self.left
+        numbers[:, 2], numbers[:, 3] = self._cut, self.length
+        return block[:, 0], numbers[:, 2], block[:, 1], numbers[:, 3]
+
+    @cached_property
     def _ones(self) -> npt.NDArray[np.float64]:
         return np.ones(len(self.roots))
 
@@ -153,10 +166,11 @@ class IsolationForest:
 
     def _length_of(self, row: npt.NDArray[np.float64]) -> float:
         """One row: all trees walk together, level by level."""
-        node, feature, cut, left = self.roots, self.feature, self._cut, self.left
+        node = self.roots
+        feature, cut, left, length = self._packed
         for _ in self._steps:
             node = left[node] + (row[feature[node]] > cut[node])
-        return float(self.length[node].dot(self._ones))  # a third of what sum() costs for a hundred numbers
+        return float(length[node].dot(self._ones))  # a third of what sum() costs for a hundred numbers
 
     def _lengths_of(self, rows: Rows) -> npt.NDArray[np.float64]:
         """Several rows: the same walk for every pair of row and tree."""

@@ -105,6 +105,20 @@ class BentoHost:
         return attribute.func if isinstance(attribute, APIMethod) else None
 
 
+def settle_media_type(owner: type, name: str) -> None:
+    """Work out the media type of an API once.
+
+    BentoML makes the JSON schema of the answer anew for each response, to look
+    its type up there: at 0.1 to 0.2 ms that is more than most guards take.
+    """
+    api = inspect.getattr_static(owner, name, None)
+    spec = api.output_spec if isinstance(api, APIMethod) else None
+    if spec is not None:
+        with contextlib.suppress(Exception):  # a saving, never a reason not to start
+            settled = spec.mime_type()
+            spec.mime_type = classmethod(lambda _: settled)
+
+
 def service_of(owner: type) -> Any:
     """The BentoML service made of a class."""
     module = sys.modules.get(owner.__module__)

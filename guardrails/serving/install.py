@@ -42,6 +42,9 @@ class install:  # noqa: N801  # a decorator is read as a verb
         path: where the endpoints are.
         token: when set, the endpoints want ``Authorization: Bearer <token>``.
         features: what a decision record keeps of the row: ``"store"``, ``"hash"`` or ``"none"``.
+        asgi_spans: keep the four or five "http send" and "http receive" spans that the ASGI layer adds to each request
+            (and one per item of a stream). They say nothing that the server span does not, and cost more than all
+            guards together; the default leaves them out of this service's traces.
 
     Raises:
         DecorationError: at import, when it stands below ``@bentoml.service``, or a guard cannot work in this service.
@@ -52,6 +55,7 @@ class install:  # noqa: N801  # a decorator is read as a verb
     path: str = "/guardrails"
     token: str | None = None
     features: Features = "none"
+    asgi_spans: bool = False
 
     def __post_init__(self) -> None:
         if not self.path.startswith("/") or self.path == "/":
@@ -70,7 +74,7 @@ class install:  # noqa: N801  # a decorator is read as a verb
             raise DecorationError(f"{service.name} has @guardrails.install twice. Keep one.")
         pipelines = guarded_apis(service)
         _verify(service.inner, pipelines)
-        worker = Worker(service.name, pipelines, self.profile, self.decisions)
+        worker = Worker(service.name, pipelines, self.profile, self.decisions, asgi_spans=self.asgi_spans)
         if self.decisions is not None:
             setattr(service.inner, INSTALLED, (Record(self.decisions, self.features),))
             setattr(service.inner, DEPLOYMENT_HOOK, bentoml.on_deployment(_prepare_store(self.decisions)))

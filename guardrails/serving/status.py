@@ -17,7 +17,8 @@ from guardrails.drift.report import MIN_ROWS, compare
 from guardrails.drift.sampler import sampler_of
 from guardrails.profile.profile import Profile
 from guardrails.profile.reference import ProfileRef, resolve
-from guardrails.tracing.keep import keeper_of
+from guardrails.serving.host import settle_media_type
+from guardrails.tracing.keep import keeper_of, quieten
 
 if TYPE_CHECKING:
     from guardrails.decisions.writer import DecisionLog
@@ -36,14 +37,22 @@ class Worker:
         pipelines: its guarded methods.
         profile: the profile `install` was given, if any.
         decisions: the store's URL, if there is one.
+        asgi_spans: whether the ASGI layer's own spans stay in the traces.
 
     Attributes:
         problem: why it is not ready; None when it is.
     """
 
     def __init__(
-        self, service: str, pipelines: dict[str, Pipeline], profile: Profile | ProfileRef | None, decisions: str | None
+        self,
+        service: str,
+        pipelines: dict[str, Pipeline],
+        profile: Profile | ProfileRef | None,
+        decisions: str | None,
+        *,
+        asgi_spans: bool = False,
     ) -> None:
+        self._asgi_spans = asgi_spans
         self.service, self.pipelines = service, pipelines
         self._spec, self._url = profile, decisions
         self.profile: Profile | None = None
@@ -54,7 +63,10 @@ class Worker:
     def start(self, instance: Any) -> None:
         """Set everything up; what fails is logged, named in the status, keeps the worker unready and is retried."""
         self._started = time.time()
-        keeper = keeper_of(host().tracer_provider())
+        provider = host().tracer_provider()
+        keeper = keeper_of(provider)
+        if not self._asgi_spans:
+            quieten(provider, sampled=True)
         if keeper is not None:
             host().at_shutdown(instance, keeper.flush)
         if not self._try(instance):
@@ -82,8 +94,9 @@ class Worker:
                 self.log = open_log(self._url)
             if self._spec is not None:
                 self.profile = resolve(self._spec, instance)
-            for pipeline in self.pipelines.values():
+            for name, pipeline in self.pipelines.items():
                 pipeline.bind(instance)
+                settle_media_type(type(instance), name)
         except Exception as error:
             self.problem = f"{type(error).__name__}: {error}"
             logger.exception("%s is not ready: its guards could not be set up", self.service)

@@ -220,10 +220,10 @@ def keeper_of(provider: AnyProvider) -> Keeper | None:
 
 
 class Quiet(Sampler):
-    """Does not even record the ASGI layer's "http send" and "http receive" spans of unsampled traces.
+    """Does not record the ASGI layer's "http send" and "http receive" spans; ``inner`` decides about all others.
 
-    BentoML records all spans of unsampled traces, four or five of these a request among them, at 20 us each. Nobody
-    exports them: not BentoML, and not the keeper. Everything else is decided by ``inner``, as before.
+    There are four or five of them in a request (one more per item of a stream), at 20 us each, and they say nothing
+    that the server span does not. BentoML records them even in unsampled traces, where nobody ever exports them.
     """
 
     def __init__(self, inner: Sampler) -> None:
@@ -253,12 +253,20 @@ _NOISE_NAMES = (" http send", " http receive")
 _DROPPED = SamplingResult(Decision.DROP)
 
 
-def quieten(provider: TracerProvider) -> None:
-    """Spare the noise of unsampled traces, where the provider's sampler is of the kind BentoML uses."""
-    sampler: Any = provider.sampler
-    inner = getattr(sampler, "_local_parent_not_sampled", None)
-    if isinstance(sampler, ParentBased) and isinstance(inner, Sampler) and not isinstance(inner, Quiet):
-        sampler._local_parent_not_sampled = Quiet(inner)  # noqa: SLF001  # the SDK has no public way
+def quieten(provider: AnyProvider, *, sampled: bool = False) -> None:
+    """Spare the noise, where the provider's sampler is of the kind BentoML uses.
+
+    Args:
+        provider: BentoML's.
+        sampled: in sampled traces, too, where somebody would see it.
+    """
+    sampler: Any = getattr(provider, "sampler", None)
+    if not isinstance(sampler, ParentBased):
+        return
+    for name in ("_local_parent_not_sampled", "_local_parent_sampled")[: 1 + sampled]:
+        inner = getattr(sampler, name, None)  # the SDK has no public way
+        if isinstance(inner, Sampler) and not isinstance(inner, Quiet):
+            setattr(sampler, name, Quiet(inner))
 
 
 def _is_local_root(span: ReadableSpan) -> bool:

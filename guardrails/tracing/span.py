@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
-from opentelemetry.sdk.trace import Event, ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Decision, ParentBased, Sampler, StaticSampler
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _SCOPE = InstrumentationScope("guardrails", __version__)
 _SAMPLED, _UNSAMPLED = TraceFlags(TraceFlags.SAMPLED), TraceFlags(TraceFlags.DEFAULT)
+_NOT_LOOKING = ("BatchSpanProcessor", "SimpleSpanProcessor", "Keeper")
 _PLAIN = (str, bool, int, float)
 
 
@@ -112,6 +113,8 @@ class SpanMaker:
     def __init__(self, provider: TracerProvider) -> None:
         self._ids, self._sampler, self._resource = provider.id_generator, provider.sampler, provider.resource
         self._processors = provider._active_span_processor  # noqa: SLF001  # the SDK has no public way
+        self._known: tuple[SpanProcessor, ...] = ()
+        self._looking: tuple[SpanProcessor, ...] = ()
         self._follows_parent = _follows_parent(provider.sampler)
 
     def start(
@@ -142,8 +145,17 @@ class SpanMaker:
         span._own, span._said = own, said  # noqa: SLF001  # its own maker
         span.local_root = parent is None or parent.is_remote
         span.orphaned = not span.local_root and not around.is_recording()
-        self._processors.on_start(span, context)  # type: ignore[arg-type]
+        for processor in self._starters():
+            processor.on_start(span, context)  # type: ignore[arg-type]
         return span
+
+    def _starters(self) -> tuple[SpanProcessor, ...]:
+        """Processors that look at a span when it starts: not those that export, and not the keeper (inside a trace)."""
+        processors = self._processors._span_processors  # noqa: SLF001
+        if processors is not self._known:
+            self._known = processors
+            self._looking = tuple(one for one in processors if type(one).__name__ not in _NOT_LOOKING)
+        return self._looking
 
     def export(self, span: GuardSpan) -> None:
         """Hand a sampled span to the processors."""
@@ -152,11 +164,13 @@ class SpanMaker:
 
 def _follows_parent(sampler: Sampler) -> bool:
     """Whether a child of a local span is recorded always, and sampled just if its parent is: BentoML's sampler."""
-    unsampled = getattr(sampler, "_local_parent_not_sampled", None)
-    inner = getattr(unsampled, "inner", unsampled)
+    sampled, unsampled = (
+        getattr(found, "inner", found)  # within our own Quiet
+        for found in (getattr(sampler, name, None) for name in ("_local_parent_sampled", "_local_parent_not_sampled"))
+    )
     return (
         isinstance(sampler, ParentBased)
-        and getattr(sampler, "_local_parent_sampled", None) is ALWAYS_ON
-        and isinstance(inner, StaticSampler)
-        and getattr(inner, "_decision", None) is Decision.RECORD_ONLY
+        and sampled is ALWAYS_ON
+        and isinstance(unsampled, StaticSampler)
+        and getattr(unsampled, "_decision", None) is Decision.RECORD_ONLY
     )
