@@ -8,12 +8,10 @@ import inspect
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import bentoml
-from _bentoml_sdk import Service
-from _bentoml_sdk.method import APIMethod
 
 from guardrails.errors import Rejected
 
@@ -31,6 +29,15 @@ SHUTDOWN_HOOK = "zz_guardrails_shutdown"
 _closers: dict[int, list[Callable[[], None]]] = {}
 _lock = threading.Lock()
 _serving = threading.Event()
+
+
+def api_method(attribute: Any) -> Any:
+    """The attribute, if it is what ``@bentoml.api`` makes, else None.
+
+    BentoML loads its SDK (0.6 s) when somebody first uses it: as long as nobody has, nothing can be of its making.
+    """
+    module = sys.modules.get("_bentoml_sdk.method")
+    return attribute if module is not None and isinstance(attribute, module.APIMethod) else None
 
 
 def mark_serving() -> None:
@@ -53,15 +60,15 @@ class BentoHost:
 
     def batchable(self, owner: type, name: str) -> bool:
         """As ``@bentoml.api(batchable=...)`` says."""
-        api = inspect.getattr_static(owner, name, None)
-        return isinstance(api, APIMethod) and bool(api.batchable)
+        api = api_method(inspect.getattr_static(owner, name, None))
+        return api is not None and bool(api.batchable)
 
     def route(self, owner: type, name: str) -> str:
         """As ``@bentoml.api(route=...)`` says, below the service's prefix."""
-        api = inspect.getattr_static(owner, name, None)
+        api = api_method(inspect.getattr_static(owner, name, None))
         service = service_of(owner)
         prefix = "" if service is None else str(service.path_prefix).rstrip("/")
-        return f"{prefix}{api.route}" if isinstance(api, APIMethod) else f"/{name}"
+        return f"/{name}" if api is None else f"{prefix}{api.route}"
 
     def installed(self, owner: type) -> Sequence[Guard]:
         """What `install` left on the class."""
@@ -102,7 +109,9 @@ class BentoHost:
 
     def function_behind(self, attribute: Any) -> Callable[..., Any] | None:
         """The function an ``@bentoml.api`` wraps; of a guarded one, the guarded function."""
-        return attribute.func if isinstance(attribute, APIMethod) else None
+        api = api_method(attribute)
+        fn: Callable[..., Any] | None = None if api is None else api.func
+        return fn
 
 
 def settle_media_type(owner: type, name: str) -> None:
@@ -111,8 +120,8 @@ def settle_media_type(owner: type, name: str) -> None:
     BentoML makes the JSON schema of the answer anew for each response, to look
     its type up there: at 0.1 to 0.2 ms that is more than most guards take.
     """
-    api = inspect.getattr_static(owner, name, None)
-    spec = api.output_spec if isinstance(api, APIMethod) else None
+    api = api_method(inspect.getattr_static(owner, name, None))
+    spec = None if api is None else api.output_spec
     if spec is not None:
         with contextlib.suppress(Exception):  # a saving, never a reason not to start
             settled = spec.mime_type()
@@ -120,12 +129,12 @@ def settle_media_type(owner: type, name: str) -> None:
 
 
 def service_of(owner: type) -> Any:
-    """The BentoML service made of a class."""
+    """The BentoML service made of a class; None where there is none."""
     module = sys.modules.get(owner.__module__)
-    services: Iterator[Any] = (
-        (value for value in vars(module).values() if isinstance(value, Service)) if module else iter(())
-    )
-    return next((service for service in services if service.inner is owner), None)
+    for value in () if module is None else tuple(vars(module).values()):
+        if type(value).__name__ == "Service" and getattr(value, "inner", None) is owner:
+            return value
+    return None
 
 
 def _in_request() -> bool:

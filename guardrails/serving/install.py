@@ -5,11 +5,9 @@ from __future__ import annotations
 import inspect
 import logging
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import bentoml
-from _bentoml_sdk import Service
-from bentoml.models import BentoModel
 
 from guardrails.core.pipeline import MARK, Pipeline
 from guardrails.decisions.guard import Features, Record
@@ -20,6 +18,9 @@ from guardrails.serving.endpoints import Endpoints
 from guardrails.serving.host import INSTALLED, mark_serving
 from guardrails.serving.middleware import GuardMiddleware
 from guardrails.serving.status import Worker
+
+if TYPE_CHECKING:
+    from _bentoml_sdk import Service
 
 logger = logging.getLogger("guardrails")
 
@@ -65,6 +66,9 @@ class install:  # noqa: N801  # a decorator is read as a verb
 
     def __call__(self, service: Service[Any]) -> Service[Any]:
         """Prepare a service."""
+        from bentoml import Service
+        from bentoml.models import BentoModel
+
         if not isinstance(service, Service):
             raise DecorationError(
                 f"install stands below @bentoml.service on {getattr(service, '__name__', service)!r}. "

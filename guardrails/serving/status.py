@@ -18,7 +18,6 @@ from guardrails.drift.sampler import sampler_of
 from guardrails.profile.profile import Profile
 from guardrails.profile.reference import ProfileRef, resolve
 from guardrails.serving.host import settle_media_type
-from guardrails.tracing.keep import keeper_of, quieten
 
 if TYPE_CHECKING:
     from guardrails.decisions.writer import DecisionLog
@@ -63,6 +62,8 @@ class Worker:
     def start(self, instance: Any) -> None:
         """Set everything up; what fails is logged, named in the status, keeps the worker unready and is retried."""
         self._started = time.time()
+        from guardrails.tracing.keep import keeper_of, quieten
+
         provider = host().tracer_provider()
         keeper = keeper_of(provider)
         if not self._asgi_spans:

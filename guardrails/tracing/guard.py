@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from opentelemetry import context as otel
 from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Span, Status, StatusCode
 
 from guardrails import semconv
@@ -19,12 +18,12 @@ from guardrails.core.host import host
 from guardrails.core.method import Method
 from guardrails.core.pipeline import attach, brief
 from guardrails.errors import DecorationError
-from guardrails.tracing.keep import Keeper, keeper_of
-from guardrails.tracing.span import GuardSpan, SpanMaker
 from guardrails.typing import F, Hooks
 
 if TYPE_CHECKING:
     from prometheus_client import Histogram
+
+    from guardrails.tracing.span import GuardSpan
 
 _NO_PARENT = otel.Context()
 
@@ -75,10 +74,16 @@ class _Tracing:
     """What one traced method needs at run time."""
 
     def __init__(self, method: Method, deadline: float | None) -> None:
+        from opentelemetry.sdk.trace import TracerProvider  # 40 ms: when a worker starts, not when it is imported
+
+        from guardrails.tracing.keep import keeper_of
+        from guardrails.tracing.span import GuardSpan, SpanMaker
+
         provider = host().tracer_provider()
+        self._own_kind = GuardSpan
         self._tracer = provider.get_tracer("guardrails", __version__)
         self._maker = SpanMaker(provider) if isinstance(provider, TracerProvider) else None
-        self._keeper: Keeper | None = keeper_of(provider)
+        self._keeper = keeper_of(provider)
         if self._keeper is not None:
             host().at_shutdown(method.owner, self._keeper.flush)
             if method.owner is not None:
@@ -117,7 +122,7 @@ class _Tracing:
             call.deadline_missed = not met
         call.flagged = call.flagged or call.deadline_missed or call.error is not None
         span = call.span
-        if isinstance(span, GuardSpan):
+        if isinstance(span, self._own_kind):
             self._end_own(span, call, route, reason)
         elif span is not None and span.is_recording():
             self._describe(span, call, route, reason)

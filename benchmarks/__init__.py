@@ -1,0 +1,1 @@
+"""What the guards cost, measured side by side: ``python -m benchmarks.overhead``, ``python -m benchmarks.served``."""
