@@ -67,7 +67,7 @@ class BentoHost:
         """As ``@bentoml.api(route=...)`` says, below the service's prefix."""
         api = api_method(inspect.getattr_static(owner, name, None))
         service = service_of(owner)
-        prefix = "" if service is None else str(service.path_prefix).rstrip("/")
+        prefix = str(getattr(service, "path_prefix", None) or "").rstrip("/")
         return f"/{name}" if api is None else f"{prefix}{api.route}"
 
     def installed(self, owner: type) -> Sequence[Guard]:
