@@ -27,6 +27,7 @@ from typing import Any
 
 from rich.box import SIMPLE
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 from rich.tree import Tree
@@ -162,18 +163,26 @@ def send(to: BentoServer, api: str, bodies: Sequence[Any]) -> Answered:
 
 
 def show_routes(everything: list[Answered]) -> None:
-    """Who answered how many requests, and an example of what they said."""
-    table = Table("API", "route", "reason", "n", "p50 ms", title="\nWho answered", title_style="bold", box=SIMPLE)
-    table.add_column("an answer", no_wrap=True, overflow="ellipsis")
+    """Who answered how many requests, and what each of them said."""
+    table = Table(
+        "API", "route", "reason", "requests", "p50 ms", title="\nWho answered", title_style="bold", box=SIMPLE
+    )
     for answered in everything:
         for key, count in answered.routes.most_common():
-            example = answered.examples[key].replace("\n", " ")
-            route, reason = key
-            if answered.api == "recommend_many" and route.startswith("BentoML 200"):
-                route = "(batched)"
-            median = statistics.median(answered.milliseconds[key])
-            table.add_row(answered.api, route, reason, str(count), f"{median:.1f}", example[:58])
+            route, reason = shown(answered.api, *key)
+            table.add_row(
+                answered.api, route, reason, str(count), f"{statistics.median(answered.milliseconds[key]):.1f}"
+            )
     console.print(table)
+    console.print("[bold]What they said[/bold], for example")
+    for answered in everything[:2]:
+        for key, body in answered.examples.items():
+            console.print(f"  {shown(answered.api, *key)[0]:26} {escape(body[:49])}", overflow="crop", no_wrap=True)
+
+
+def shown(api: str, route: str, reason: str) -> tuple[str, str]:
+    """A route as the table names it: one call of a batchable method serves many clients, so it has no headers."""
+    return ("batched", "") if api == "recommend_many" and route.startswith("BentoML 200") else (route, reason)
 
 
 def show_traces(receiver: OtlpReceiver) -> None:
