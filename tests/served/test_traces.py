@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -115,3 +116,29 @@ def test_upstream_decision_is_respected(serve: Callable[..., BentoServer]) -> No
     kept = {span.name: span for span in received["3" * 32]}
     assert kept["POST /diagnose"].parent_id == "a" * 16
     assert kept["guardrails diagnose"].parent_id == kept["POST /diagnose"].span_id
+
+
+def test_the_asgi_layers_spans_are_left_out_unless_asked_for(serve: Callable[..., BentoServer], tmp_path: Path) -> None:
+    """A sampled trace is the server span and the guard's span; `install(asgi_spans=True)` keeps the "http send" ones."""
+    (tmp_path / "both.py").write_text(
+        "import bentoml, numpy as np, guardrails as gr\n"
+        "tracing = {'exporter_type': 'otlp', 'sample_rate': 1.0, 'otlp': {'protocol': 'http'}}\n"
+        "def made(name, **options):\n"
+        "    class Both:\n"
+        "        @bentoml.api\n        @gr.traced()\n"
+        "        def predict(self, rows: np.ndarray) -> list[float]:\n            return [1.0]\n"
+        "    Both.__name__ = Both.__qualname__ = name\n"
+        "    return gr.install(**options)(bentoml.service(name=name, tracing=tracing)(Both))\n"
+        "Quiet, Loud = made('Quiet'), made('Loud', asgi_spans=True)\n"
+    )
+    names: dict[str, list[str]] = {}
+    for service in ("Quiet", "Loud"):
+        with OtlpReceiver() as receiver:
+            env = {"PYTHONPATH": str(tmp_path)}
+            server = serve(f"both:{service}", sample_rate=1.0, endpoint=receiver.endpoint, env=env)
+            httpx.post(f"{server.url}/predict", json={"rows": [1.0]}).raise_for_status()
+            server.stop()
+            traces = receiver.traces().values()
+        names[service] = next([s.name for s in t] for t in traces if any(s.name == "POST /predict" for s in t))
+    assert sorted(names["Quiet"]) == ["POST /predict", "guardrails predict"]
+    assert set(names["Loud"]) > set(names["Quiet"])
