@@ -64,5 +64,5 @@ class Policy(Protocol):
 class Sink(Protocol):
     """Where decision records go. It must not block and must not raise."""
 
-    def __call__(self, record: Decision, /) -> None:
+    def __call__(self, record: Decision, /) -> object:
         """Take one record."""

@@ -341,7 +341,7 @@ class Call:
         """How many rows a part has."""
         if part.index is not None:
             return len(part.index)
-        if self._rows is not None:
+        if self._rows is not None and self._rows.rows_with_problems() is not None:
             return self.rows_total
         return count_rows(self.args[0] if self.args else next(iter(self.kwargs.values()), None))
 

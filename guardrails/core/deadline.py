@@ -53,10 +53,11 @@ class _Pool:
             self._idle.release()
 
 
-_pool = _Pool(MAX_THREADS)
+_primaries, _fallbacks = _Pool(MAX_THREADS), _Pool(MAX_THREADS)
+"""Apart: where overrunning primaries fill theirs, which is what fallbacks are for, a fallback still gets a thread."""
 
 
-def run_within(timeout: float, attempt: Attempt, api: str) -> Any:
+def run_within(timeout: float, attempt: Attempt, api: str, *, primary: bool) -> Any:
     """Call the attempt's target in a bounded pool of threads, with the caller's context.
 
     Raises:
@@ -66,7 +67,8 @@ def run_within(timeout: float, attempt: Attempt, api: str) -> Any:
     began = time.monotonic()
     context = contextvars.copy_context()
     target, args, kwargs = attempt.target, attempt.args, attempt.kwargs
-    future = _pool.submit(lambda: context.run(target, *args, **kwargs), timeout)
+    pool = _primaries if primary else _fallbacks
+    future = pool.submit(lambda: context.run(target, *args, **kwargs), timeout)
     if future is None:
         raise TimeoutError(f"{MAX_THREADS} calls are under way, none of which ended within {timeout} s")
     try:

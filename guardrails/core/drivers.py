@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as otel
 
+from guardrails import semconv
 from guardrails.core import metrics
 from guardrails.core.deadline import run_within
 from guardrails.core.method import Shape
@@ -91,24 +92,22 @@ def _async_generator(pipeline: Pipeline) -> Callable[..., Any]:
 
 def _run(call: Call, attempt: Attempt) -> Any:
     timeout = call.plan.timeout
-    if call.context is None:
-        if timeout is None:
-            return attempt.target(*attempt.args, **attempt.kwargs)
-        return run_within(timeout, attempt, call.plan.method.name)
-    token = otel.attach(call.context)
+    token = None if call.context is None else otel.attach(call.context)
     try:
         if timeout is None:
             return attempt.target(*attempt.args, **attempt.kwargs)
-        return run_within(timeout, attempt, call.plan.method.name)
+        return run_within(timeout, attempt, call.plan.method.name, primary=attempt.part.route == semconv.PRIMARY)
     finally:
-        otel.detach(token)
+        if token is not None:
+            otel.detach(token)
 
 
 async def _await(call: Call, attempt: Attempt) -> Any:
     token = None if call.context is None else otel.attach(call.context)
     try:
         answer = attempt.target(*attempt.args, **attempt.kwargs)
-        return await (answer if call.plan.timeout is None else _within(call.plan.timeout, answer, call))
+        timeout = call.plan.timeout
+        return await (answer if timeout is None else _within(timeout, answer, call))
     finally:
         if token is not None:
             otel.detach(token)

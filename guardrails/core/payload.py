@@ -140,6 +140,18 @@ def count_rows(payload: Any) -> int:
     return 1
 
 
+def one_row(payload: Any, row: int) -> Any:
+    """One row of a payload in plain values, for somebody who has no profile to read it by."""
+    if _is_frame(payload):
+        return {str(name): value for name, value in payload.iloc[row].items()}
+    if isinstance(payload, np.ndarray):
+        return (payload[row] if payload.ndim >= _MATRIX else payload).ravel().copy()
+    if isinstance(payload, list | tuple) and payload and count_rows(payload) == len(payload) and len(payload) > row:
+        plain = isinstance(payload[0], list | tuple | Mapping | np.ndarray) or _is_model(payload[0])
+        payload = payload[row] if plain else payload
+    return payload.model_dump(mode="json") if _is_model(payload) else payload
+
+
 class NotByRowError(Exception):
     """The answers do not go row by row, so a mixed request cannot be put together again."""
 
@@ -159,6 +171,13 @@ def merge(parts: Sequence[tuple[Index, Any]], n: int) -> Any:
             raise NotByRowError(
                 f"{len(index)} rows were answered with {_kind(answer)}, which has not one entry per row"
             )
+    try:
+        return _merged(parts, n)
+    except (ValueError, TypeError) as error:  # ragged lists beside arrays, and whatever else does not go together
+        raise NotByRowError(f"the answers cannot be put together: {error}") from error
+
+
+def _merged(parts: Sequence[tuple[Index, Any]], n: int) -> Any:
     answers = [answer for _, answer in parts]
     if all(isinstance(answer, np.ndarray) for answer in answers):
         return _merge_arrays(parts, n)

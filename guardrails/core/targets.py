@@ -88,6 +88,11 @@ def _target(spec: FallbackSpec, method: Method) -> Target:
             )
         return Target(semconv.REJECTED, _unreachable, rejects=True, message=spec.message)
     if isinstance(spec, Constant):
+        if method.batchable and not _is_one_entry(spec.value):
+            raise DecorationError(
+                f"{method.fn.__qualname__}() is batchable, so a constant has to say what one row is answered with: "
+                f"constant([...]) or an array of one entry, not {spec.value!r}."
+            )
         return _constant(spec.value, method)
     if isinstance(spec, str):
         return Target(f"{semconv.FALLBACK_PREFIX}{spec}", _named(spec, method))
@@ -100,13 +105,16 @@ def _target(spec: FallbackSpec, method: Method) -> Target:
     )
 
 
+def _is_one_entry(value: Any) -> bool:
+    return isinstance(value, list | tuple | np.ndarray) and np.ndim(value) > 0 and len(value) == 1
+
+
 def _constant(value: Any, method: Method) -> Target:
     def saying(answer: Any) -> Callable[..., Any]:
         return _lift(lambda *_, **__: answer, method)
 
     def for_rows(n: int) -> Callable[..., Any]:
-        one_entry = isinstance(value, list | tuple | np.ndarray) and len(value) == 1
-        if not one_entry or n == 1:
+        if not _is_one_entry(value) or n == 1:
             return saying(value)
         return saying(np.repeat(value, n, axis=0) if isinstance(value, np.ndarray) else value * n)
 

@@ -14,7 +14,7 @@ from guardrails import semconv
 from guardrails.core.call import Call, Part, Stage
 from guardrails.core.host import host
 from guardrails.core.method import Method
-from guardrails.core.payload import count_rows
+from guardrails.core.payload import one_row
 from guardrails.core.pipeline import brief
 from guardrails.decisions.records import Decision
 from guardrails.typing import Hooks, Sink
@@ -69,6 +69,8 @@ class _Recorder:
             "duration": time.perf_counter() - call.started,
             "error_type": type(call.error).__name__ if call.error is not None else None,
         }
+        if call.rows_read is None and call.exploration is None:
+            call.rows_total = call.rows_in(call.primary)
         if call.rows_total == 1:
             self._sink(self._decision(call, 0, call.id, call.parts[0], shared))
             return
@@ -92,9 +94,7 @@ class _Recorder:
         if rows is not None:
             values = rows.matrix[row] if row < len(rows) else None
         else:  # no guard has a profile to read them by: as they came
-            payload: Any = None if self._at is None else call.payload(self._at)
-            values = payload[row] if count_rows(payload) > row and count_rows(payload) == call.rows_total else payload
-            values = values.ravel() if isinstance(values, np.ndarray) else values
+            values = None if self._at is None else one_row(call.payload(self._at), row)
         if values is None or self._features == "store":
             return values.copy() if isinstance(values, np.ndarray) else values
         content = values.tobytes() if isinstance(values, np.ndarray) else repr(values).encode()

@@ -1,4 +1,4 @@
-"""Where records live: SQLite (WAL) by default, any database SQLAlchemy knows when several replicas share one."""
+"""Where records live: SQLite (WAL) by default, PostgreSQL when several replicas share a store."""
 
 from __future__ import annotations
 
@@ -59,6 +59,7 @@ _TABLES: Mapping[str, sa.Table] = {"decision": DECISIONS, "reward": REWARDS}
 BUSY_TIMEOUT = 5.0
 """Seconds a writer waits for another worker's transaction before it tries again later."""
 _SETUP_TRIES = 40
+_BACKENDS = ("sqlite", "postgresql")
 
 
 class DecisionStore:
@@ -68,7 +69,7 @@ class DecisionStore:
         url: an SQLAlchemy URL; ``sqlite:///decisions.db`` is a file in the working directory.
 
     Raises:
-        DecisionStoreError: the URL is no database URL, or its driver is missing.
+        DecisionStoreError: the URL is none of SQLite or PostgreSQL, or its driver is missing.
     """
 
     def __init__(self, url: str) -> None:
@@ -76,7 +77,11 @@ class DecisionStore:
         try:
             parsed = sa.make_url(url)
             shown = parsed.render_as_string(hide_password=True)
-            options: dict[str, Any] = {"pool_pre_ping": True}
+            if parsed.get_backend_name() not in _BACKENDS:
+                raise DecisionStoreError(
+                    f"decisions={shown!r}: decisions live in SQLite or PostgreSQL, as in sqlite:///decisions.db."
+                )
+            options: dict[str, Any] = {"pool_pre_ping": True, "connect_args": {"connect_timeout": int(BUSY_TIMEOUT)}}
             if parsed.get_backend_name() == "sqlite":
                 options = {"connect_args": {"timeout": BUSY_TIMEOUT, "check_same_thread": False}}
                 if parsed.database:
@@ -159,7 +164,7 @@ class DecisionStore:
                 column.name: sa.bindparam(column.name) for column in table.columns if column.name != "id"
             }
             statement: Any = sa.insert(table)
-            if kind == "decision" and self.engine.dialect.name in ("sqlite", "postgresql"):
+            if kind == "decision":
                 statement = _insert_new(self.engine.dialect.name, table)
             compiled = statement.values(columns).compile(dialect=self.engine.dialect)
             inserts[kind] = (str(compiled), tuple(compiled.positiontup or ()))

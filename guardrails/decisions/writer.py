@@ -54,13 +54,14 @@ class DecisionLog:
         self._thread = threading.Thread(target=self._run, name="guardrails-decisions", daemon=True)
         self._thread.start()
 
-    def __call__(self, record: Record) -> None:
-        """Take a record: an append, nothing else. Full means dropped and counted."""
+    def __call__(self, record: Record) -> bool:
+        """Take a record: an append, nothing else. Full means dropped and counted, and False."""
         if self._closed or len(self._queue) >= self._capacity:
             self.dropped += 1
             metrics.decisions_dropped().labels("shutdown" if self._closed else "full").inc()
-            return
+            return False
         self._queue.append(record)
+        return True
         # No wake-up per record: the thread looks every INTERVAL, and a wake-up would cost a switch of threads.
 
     @property

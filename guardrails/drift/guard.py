@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from guardrails import semconv
 from guardrails.core.call import Call, Stage
 from guardrails.core.host import host
@@ -74,7 +76,8 @@ class sample_drift:  # noqa: N801  # a decorator is read as a verb
         """At worker start: load the profile, start its flusher."""
         sampler = sampler_of(resolve(self.profile, method.owner))
         host().at_shutdown(method.owner, sampler.close)
-        return Hooks(after=_Observer(sampler, self.rate, method.argument(self.features)).after)
+        observer = _Observer(sampler, self.rate, method.argument(self.features))
+        return Hooks(observer.before, observer.after)
 
 
 class _Observer:
@@ -85,6 +88,12 @@ class _Observer:
         self._layout = sampler.profile.layout
         self._bound = round(rate * _WORD)
 
+    def before(self, call: Call) -> None:
+        # Read now, unless another guard has: a method that scales its input in place would be counted as drift.
+        identity = call.trace_id or int(call.id, 16)
+        if identity & (_WORD - 1) < self._bound:
+            call.rows(self._at, self._layout)
+
     def after(self, call: Call) -> None:
         rows = call.rows_if_read(self._at, self._layout)
         if rows is not None and rows.problems and call.refused:
@@ -94,6 +103,7 @@ class _Observer:
         if identity & (_WORD - 1) >= self._bound:
             return
         call.attributes[semconv.DRIFT_SAMPLED] = True
-        if rows is None:
-            rows = call.payload(self._at)
-        self._offer(rows, call.result if call.primary_answered else None, call.primary.index, identity >> 64)
+        answer = call.result if call.primary_answered else None
+        if isinstance(answer, np.ndarray):
+            answer = answer.copy()  # the model may use its buffer again before it is counted
+        self._offer(rows or call.payload(self._at), answer, call.primary.index, identity >> 64)

@@ -227,3 +227,9 @@ def sampler_of(profile: Profile) -> Sampler:
         if known is None or known._closing.is_set():  # noqa: SLF001
             known = _samplers[profile.digest] = Sampler(profile)
         return known
+
+
+def samplers() -> list[Sampler]:
+    """All samplers of this process that are running."""
+    with _samplers_lock:
+        return [sampler for sampler in _samplers.values() if not sampler._closing.is_set()]  # noqa: SLF001

@@ -89,7 +89,8 @@ class Endpoints:
             known = await anyio.to_thread.run_sync(log.store.knows, reward.decision_id)
             await anyio.to_thread.run_sync(log.store.write, "reward", [reward.row()])
         except Exception:  # noqa: BLE001  # the store is down: the queue keeps it until the store is back
-            log(reward)
+            if not log(reward):
+                return Answer(503, {"error": "The store does not answer and the queue is full. Send this again later."})
             return Answer(202, {"status": "queued", "detail": "The store does not answer; this waits for it."})
         if not known:
             return Answer(202, {"status": "kept", "detail": "No such decision is written yet; this waits for it."})

@@ -39,7 +39,7 @@ class install:  # noqa: N801  # a decorator is read as a verb
 
     Args:
         profile: the service's profile, by reference or in hand; for the bento and for the status.
-        decisions: an SQLAlchemy URL such as ``sqlite:///decisions.db``; None records nothing.
+        decisions: ``sqlite:///decisions.db`` or a PostgreSQL URL (SQLAlchemy's form); None records nothing.
         path: where the endpoints are.
         token: when set, the endpoints want ``Authorization: Bearer <token>``.
         features: what a decision record keeps of the row: ``"store"``, ``"hash"`` or ``"none"``.

@@ -48,7 +48,10 @@ class _Answer:
 
     async def send(self, message: Message) -> None:
         if message["type"] == _START and self._state.headers:
-            own = [(name.lower().encode(), value.encode("latin-1")) for name, value in self._state.headers.items()]
+            own = [
+                (name.lower().encode(), value.encode("ascii", "backslashreplace"))
+                for name, value in self._state.headers.items()
+            ]
             refused = self._state.rejection
             if refused is not None and message["status"] == refused.error_code.value:
                 self._refused = True

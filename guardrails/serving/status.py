@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 from guardrails._version import __version__
 from guardrails.core.host import host
 from guardrails.core.pipeline import Pipeline
-from guardrails.drift.guard import sample_drift
 from guardrails.drift.report import MIN_ROWS, compare
-from guardrails.drift.sampler import sampler_of
+from guardrails.drift.sampler import Sampler, samplers
 from guardrails.profile.profile import Profile
 from guardrails.profile.reference import ProfileRef, resolve
 from guardrails.serving.host import settle_media_type
@@ -67,7 +66,9 @@ class Worker:
         provider = host().tracer_provider()
         keeper = keeper_of(provider)
         if not self._asgi_spans:
-            quieten(provider, sampled=True)
+            quieten(provider)
+        elif keeper is not None:
+            keeper.asgi_spans = True
         if keeper is not None:
             host().at_shutdown(instance, keeper.flush)
         if not self._try(instance):
@@ -136,22 +137,11 @@ class Worker:
         }
 
     def _drift(self) -> list[dict[str, Any]]:
-        profiles: dict[str, Profile] = {}
-        for pipeline in self.pipelines.values():
-            for guard in pipeline.guards:
-                if isinstance(guard, sample_drift) and isinstance(guard.profile, Profile | ProfileRef):
-                    found = resolve(guard.profile, None) if isinstance(guard.profile, Profile) else self._loaded(guard)
-                    if found is not None:
-                        profiles[found.digest] = found
-        return [_drift_of(profile) for profile in profiles.values()]
-
-    def _loaded(self, guard: sample_drift) -> Profile | None:
-        # The one the guard was bound to, not what ":latest" may have become since.
-        return self.profile if guard.profile == self._spec else None
+        return [_drift_of(sampler) for sampler in samplers()]
 
 
-def _drift_of(profile: Profile) -> dict[str, Any]:
-    state = sampler_of(profile).flush()
+def _drift_of(sampler: Sampler) -> dict[str, Any]:
+    profile, state = sampler.profile, sampler.flush()
     enough = state.rows >= MIN_ROWS
     features = compare(profile.bins, state.counts) if state.rows else ()
     drifted = [entry.feature for entry in features if entry.drifted]

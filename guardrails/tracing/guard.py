@@ -134,13 +134,16 @@ class _Tracing:
         sampled = span.get_span_context().trace_flags.sampled
         if keeper is not None and call.error is not None and not span.local_root:
             keeper.judge(call.trace_id)
-        if sampled or call.flagged:
+        awaited = keeper is not None and not sampled and keeper.holds(call.trace_id)
+        if sampled or call.flagged or awaited:
             self._describe(span, call, route, reason)
-            span.close()
-            if sampled and self._maker is not None:
-                self._maker.export(span)
-            elif keeper is not None:
-                keeper.keep(span)
+        span.close()
+        if sampled and self._maker is not None:
+            self._maker.export(span)
+        elif keeper is not None and (call.flagged or awaited):
+            keeper.keep(span, flagged=call.flagged)
+        elif self._maker is not None:
+            self._maker.forget(span)
         if keeper is not None and not sampled and (span.local_root or span.orphaned):
             keeper.decide(call.trace_id)  # nobody else will end this trace
 

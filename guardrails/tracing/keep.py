@@ -66,6 +66,7 @@ class Keeper(SpanProcessor):
     def __init__(self, provider: TracerProvider, max_traces: int = MAX_TRACES, max_age: float = MAX_AGE) -> None:
         self._provider = weakref.ref(provider)  # it owns us, and is a key of the table of keepers
         self._routes: dict[str, str] = {}
+        self.asgi_spans = False  # whether kept traces hold the ASGI layer's own spans
         self._max_traces, self._max_age = max_traces, max_age
         self._waiting: OrderedDict[int, _Waiting] = OrderedDict()
         self._lock = threading.Lock()
@@ -82,13 +83,18 @@ class Keeper(SpanProcessor):
         with self._lock:
             self._entry(trace_id).judged = True
 
-    def keep(self, span: ReadableSpan) -> None:
-        """Keep the trace of this span, which has ended, and the span itself."""
+    def holds(self, trace_id: int) -> bool:
+        """Whether spans of this trace wait here already, which a span around them must not be missing from."""
+        entry = self._waiting.get(trace_id)
+        return entry is not None and bool(entry.spans)
+
+    def keep(self, span: ReadableSpan, *, flagged: bool) -> None:
+        """Hold a span that has ended; keep its trace, if it is flagged."""
         context = span.context
         if context is not None:
             with self._lock:
                 entry = self._entry(context.trace_id)
-                entry.flagged = True
+                entry.flagged = entry.flagged or flagged
                 entry.spans.append(span)
 
     def decide(self, trace_id: int) -> None:
@@ -114,7 +120,7 @@ class Keeper(SpanProcessor):
             return
         sampled = context.trace_flags.sampled
         if not _is_local_root(span):
-            if not sampled and not _is_noise(span):
+            if not sampled and (self.asgi_spans or not _is_noise(span)):
                 with self._lock:
                     self._hold(span, context.trace_id)
             return
@@ -215,7 +221,6 @@ def keeper_of(provider: AnyProvider) -> Keeper | None:
         if keeper is None:
             keeper = _keepers[provider] = Keeper(provider)
             provider.add_span_processor(keeper)
-            quieten(provider)
         return keeper
 
 
@@ -253,17 +258,12 @@ _NOISE_NAMES = (" http send", " http receive")
 _DROPPED = SamplingResult(Decision.DROP)
 
 
-def quieten(provider: AnyProvider, *, sampled: bool = False) -> None:
-    """Spare the noise, where the provider's sampler is of the kind BentoML uses.
-
-    Args:
-        provider: BentoML's.
-        sampled: in sampled traces, too, where somebody would see it.
-    """
+def quieten(provider: AnyProvider) -> None:
+    """Spare the noise, where the provider's sampler is of the kind BentoML uses."""
     sampler: Any = getattr(provider, "sampler", None)
     if not isinstance(sampler, ParentBased):
         return
-    for name in ("_local_parent_not_sampled", "_local_parent_sampled")[: 1 + sampled]:
+    for name in ("_local_parent_not_sampled", "_local_parent_sampled"):
         inner = getattr(sampler, name, None)  # the SDK has no public way
         if isinstance(inner, Sampler) and not isinstance(inner, Quiet):
             setattr(sampler, name, Quiet(inner))

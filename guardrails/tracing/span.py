@@ -34,11 +34,11 @@ class GuardSpan(ReadableSpan, trace.Span):
 
     Attributes:
         local_root: whether no other span of this process encloses it.
-        orphaned: whether the span that encloses it had ended before it began (a task, after its response).
+        enclosing: the span around it.
     """
 
     local_root = False
-    orphaned = False
+    enclosing: trace.Span
     _own: SpanContext
     _said: dict[str, Any]
 
@@ -57,6 +57,8 @@ class GuardSpan(ReadableSpan, trace.Span):
 
     def set_attribute(self, key: str, value: Any) -> None:
         """Set one; what no attribute can be is left out, as OpenTelemetry does."""
+        if self._end_time is not None:
+            return  # work that was left behind may still say something; an exporter may be reading
         if isinstance(value, _PLAIN):
             self._said[key] = value
         elif isinstance(value, Sequence) and all(isinstance(entry, _PLAIN) for entry in value):
@@ -64,7 +66,8 @@ class GuardSpan(ReadableSpan, trace.Span):
 
     def add_event(self, name: str, attributes: Any = None, timestamp: int | None = None) -> None:
         """Add an event."""
-        self._events = (*self._events, Event(name, attributes, timestamp))
+        if self._end_time is None:
+            self._events = (*self._events, Event(name, attributes, timestamp))
 
     def add_link(self, context: SpanContext, attributes: Any = None) -> None:
         """Add a link."""
@@ -102,6 +105,11 @@ class GuardSpan(ReadableSpan, trace.Span):
         """It has ended."""
         self._end_time = time.time_ns()
 
+    @property
+    def orphaned(self) -> bool:
+        """Whether the span around it has ended: it is a task's, or answers after BentoML's own time-out."""
+        return not self.local_root and not self.enclosing.is_recording()
+
 
 class SpanMaker:
     """Starts spans of one provider as its tracers would: same ids, same sampler, same processors.
@@ -127,12 +135,16 @@ class SpanMaker:
             parent, trace_id = None, self._ids.generate_trace_id()
         else:
             trace_id = parent.trace_id
-        sampled = self._sampler.should_sample(context, trace_id, name, SpanKind.INTERNAL, attributes, ())
-        flags = _SAMPLED if sampled.decision is Decision.RECORD_AND_SAMPLE else _UNSAMPLED
-        own = SpanContext(trace_id, self._ids.generate_span_id(), False, flags, sampled.trace_state)
-        if sampled.decision is Decision.DROP:
-            return NonRecordingSpan(own)
-        said = attributes if sampled.attributes is None else dict(sampled.attributes)
+        said = attributes
+        if self._follows_parent and parent is not None and not parent.is_remote:
+            own = SpanContext(trace_id, self._ids.generate_span_id(), False, parent.trace_flags, parent.trace_state)
+        else:
+            sampled = self._sampler.should_sample(context, trace_id, name, SpanKind.INTERNAL, attributes, ())
+            flags = _SAMPLED if sampled.decision is Decision.RECORD_AND_SAMPLE else _UNSAMPLED
+            own = SpanContext(trace_id, self._ids.generate_span_id(), False, flags, sampled.trace_state)
+            if sampled.decision is Decision.DROP:
+                return NonRecordingSpan(own)
+            said = attributes if sampled.attributes is None else dict(sampled.attributes)
         span = GuardSpan(
             name,
             context=own,
@@ -144,18 +156,23 @@ class SpanMaker:
         )
         span._own, span._said = own, said  # noqa: SLF001  # its own maker
         span.local_root = parent is None or parent.is_remote
-        span.orphaned = not span.local_root and not around.is_recording()
+        span.enclosing = around
         for processor in self._starters():
             processor.on_start(span, context)  # type: ignore[arg-type]
         return span
 
     def _starters(self) -> tuple[SpanProcessor, ...]:
-        """Processors that look at a span when it starts: not those that export, and not the keeper (inside a trace)."""
+        """Processors that look at a span when it starts: not those that export, and not the keeper."""
         processors = self._processors._span_processors  # noqa: SLF001
         if processors is not self._known:
             self._known = processors
             self._looking = tuple(one for one in processors if type(one).__name__ not in _NOT_LOOKING)
         return self._looking
+
+    def forget(self, span: GuardSpan) -> None:
+        """Tell those who saw it start that it has ended; nobody exports it."""
+        for processor in self._starters():
+            processor.on_end(span)
 
     def export(self, span: GuardSpan) -> None:
         """Hand a sampled span to the processors."""

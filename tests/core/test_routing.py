@@ -774,3 +774,20 @@ def test_many_threads_bind_once_and_keep_their_calls_apart(profile: gr.Profile) 
         for i, answers in enumerate(pool.map(ask, range(8))):
             assert answers == [[f"model {i / 100}", f"spare {6.0 + i}"]] * 20
     assert len(binds) == 1
+
+
+def test_fallbacks_answer_while_every_thread_of_the_primary_hangs() -> None:
+    """More calls than may overrun at once: each is answered by the fallback, none by a TimeoutError."""
+    import threading
+
+    hang = threading.Event()
+
+    @gr.fall_back(to=gr.constant("fallback"), timeout=0.005)
+    def predict(rows: Any) -> str:
+        hang.wait(30)
+        return "late"
+
+    try:
+        assert {predict([ORDINARY]) for _ in range(40)} == {"fallback"}
+    finally:
+        hang.set()
