@@ -259,10 +259,10 @@ class Call:
         self.handed_back = time.perf_counter()
 
     def _attempts(self) -> Iterator[Attempt]:
-        certain = next((part for part in self.parts if part.chain and part.chain[0].rejects), None)
-        if certain is not None:  # nobody need work for a request that is going to be refused
-            self._reject(certain, certain.chain[0])
-            return
+        for part in self.parts:
+            if part.chain and part.chain[0].rejects:  # nobody need work for a request that is going to be refused
+                self._reject(part, part.chain[0])
+                return
         for part in self.parts:
             for target in part.chain:
                 if target.rejects:
@@ -326,10 +326,10 @@ class Call:
     @property
     def reason(self) -> str | None:
         """Why it was not the primary (of a mixed request, why the first rows were sent away)."""
-        for part in self.parts:
-            if part.reason is not None:
-                return part.reason
-        return semconv.ERROR if self.error is not None else None
+        reason = self.parts[0].reason
+        if reason is None and len(self.parts) > 1:
+            reason = next((part.reason for part in self.parts if part.reason is not None), None)
+        return semconv.ERROR if reason is None and self.error is not None else reason
 
     @property
     def primary_answered(self) -> bool:

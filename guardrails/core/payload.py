@@ -75,7 +75,8 @@ class RowSet:
     @cached_property
     def values(self) -> list[float]:
         """The first row as plain numbers."""
-        return list(self.matrix[0].tolist())
+        numbers: list[float] = self.matrix[0].tolist()
+        return numbers
 
     def rows_with_problems(self) -> Mask | None:
         """Which rows have problems, shape ``(n,)``; None where the payload as a whole has one."""

@@ -90,8 +90,7 @@ class _Observer:
 
     def before(self, call: Call) -> None:
         # Read now, unless another guard has: a method that scales its input in place would be counted as drift.
-        identity = call.trace_id or int(call.id, 16)
-        if identity & (_WORD - 1) < self._bound:
+        if call.rows_read is None and (call.trace_id or int(call.id, 16)) & (_WORD - 1) < self._bound:
             call.rows(self._at, self._layout)
 
     def after(self, call: Call) -> None:

@@ -123,13 +123,13 @@ class _Tracing:
         call.flagged = call.flagged or call.deadline_missed or call.error is not None
         span = call.span
         if isinstance(span, self._own_kind):
-            self._end_own(span, call, route, reason)
+            self._end_own(span, call, route, reason, call.started_ns + int(duration * 1e9))
         elif span is not None and span.is_recording():
             self._describe(span, call, route, reason)
             span.end()
         self._observe(call, duration, route, reason)
 
-    def _end_own(self, span: GuardSpan, call: Call, route: str, reason: str | None) -> None:
+    def _end_own(self, span: GuardSpan, call: Call, route: str, reason: str | None, ended_ns: int) -> None:
         keeper = self._keeper
         sampled = span.get_span_context().trace_flags.sampled
         if keeper is not None and call.error is not None and not span.local_root:
@@ -137,7 +137,7 @@ class _Tracing:
         awaited = keeper is not None and not sampled and keeper.holds(call.trace_id)
         if sampled or call.flagged or awaited:
             self._describe(span, call, route, reason)
-        span.close()
+        span.close(ended_ns)
         if sampled and self._maker is not None:
             self._maker.export(span)
         elif keeper is not None and (call.flagged or awaited):
@@ -162,7 +162,10 @@ class _Tracing:
             attributes[semconv.CANCELLED] = True
         elif call.error is not None or call.rescued is not None:
             attributes[semconv.ERROR_TYPE] = type(call.rescued or call.error).__name__
-        span.set_attributes(attributes)
+        if isinstance(span, self._own_kind):
+            span.say(attributes)
+        else:
+            span.set_attributes(attributes)
         if call.rescued is not None and call.rescued is not call.error:
             span.record_exception(call.rescued)
         if call.error is not None and not call.cancelled:

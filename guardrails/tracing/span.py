@@ -7,7 +7,6 @@ Anybody's ``get_current_span().set_attribute(...)`` inside the guarded method wo
 
 from __future__ import annotations
 
-import time
 import traceback
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -49,6 +48,10 @@ class GuardSpan(ReadableSpan, trace.Span):
     def get_span_context(self) -> SpanContext:
         """Its identity."""
         return self._own
+
+    def say(self, attributes: dict[str, Any]) -> None:
+        """Set several that the guards know to be clean."""
+        self._said.update(attributes)
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Set several."""
@@ -101,9 +104,9 @@ class GuardSpan(ReadableSpan, trace.Span):
     def end(self, end_time: int | None = None) -> None:
         """Nothing: the guard that opened it closes it."""
 
-    def close(self) -> None:
-        """It has ended."""
-        self._end_time = time.time_ns()
+    def close(self, ended_ns: int) -> None:
+        """It has ended, at this time since 1970 in ns."""
+        self._end_time = ended_ns
 
     @property
     def orphaned(self) -> bool:
