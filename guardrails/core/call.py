@@ -132,7 +132,7 @@ class Call:
 
     __slots__ = (
         "_read_at", "_read_by", "_rows", "args", "attributes", "attributes_seen", "cancelled", "context",
-        "deadline_missed", "error", "exploration", "flagged", "guard_errors", "handed_back", "handed_over", "id",
+        "error", "exploration", "flagged", "handed_back", "handed_over", "id",
         "kwargs", "parts", "plan", "primary", "problems", "rescued", "result", "rows_total",
         "span", "started", "started_ns", "stream_items", "trace_id", "verdict",
     )  # fmt: skip
@@ -155,8 +155,8 @@ class Call:
         self.span: Span | None = None
         self.context: Context | None = None
         self.trace_id = 0
-        self.flagged = self.cancelled = self.deadline_missed = False
-        self.guard_errors = self.stream_items = 0
+        self.flagged = self.cancelled = False
+        self.stream_items = 0
         self.rows_total = 1
         self.handed_over = self.handed_back = self.started
         self._read_by: Layout | None = None

@@ -38,7 +38,6 @@ def contain(guard: str, error: Exception, call: Call | None = None) -> None:
         raise error
     kind = type(error).__name__
     if call is not None:
-        call.guard_errors += 1
         call.flagged = True
         call.attributes[semconv.GUARD_ERRORS] = f"{guard}:{kind}"
     metrics.guard_errors().labels(guard, kind).inc()

@@ -121,8 +121,7 @@ class _Check:
         self._threshold = detector.threshold
 
     def before(self, call: Call) -> None:
-        attributes = call.attributes
-        attributes.update(self._tags)
+        call.attributes.update(self._tags)
         if call.refused:
             return
         rows = call.rows(self._at, self._layout)
@@ -140,10 +139,7 @@ class _Check:
         outlier = bool(mask[worst])
         mask = mask if not outlier else call.undecided(mask)
         call.verdict = Verdict(scores, p_values, mask)
-        attributes[semconv.OUTLIER_SCORE] = float(scores[worst])
-        attributes[semconv.OUTLIER_P_VALUE] = float(p_values[worst])
-        attributes[semconv.OUTLIER_THRESHOLD] = self._threshold
-        attributes[semconv.IS_OUTLIER] = outlier
+        self._describe(call, float(scores[worst]), float(p_values[worst]), outlier=outlier)
         if outlier and mask.any():
             call.problems = self._explained(mask, p_values, single=rows.single)
             call.divert(mask, self._chain, semconv.OUTLIER)
@@ -153,14 +149,17 @@ class _Check:
         score, p_value = self._detector.judge_one(rows.matrix, rows.values)
         outlier = score > self._threshold
         call.verdict = Verdict((score,), (p_value,), (outlier,))
+        self._describe(call, score, p_value, outlier=outlier)
+        if outlier and call.undecided(_ONE_ROW).any():
+            call.problems = self._explained(_ONE_ROW, np.array([p_value]), single=rows.single)
+            call.divert(None, self._chain, semconv.OUTLIER)
+
+    def _describe(self, call: Call, score: float, p_value: float, *, outlier: bool) -> None:
         attributes = call.attributes
         attributes[semconv.OUTLIER_SCORE] = score
         attributes[semconv.OUTLIER_P_VALUE] = p_value
         attributes[semconv.OUTLIER_THRESHOLD] = self._threshold
         attributes[semconv.IS_OUTLIER] = outlier
-        if outlier and call.undecided(_ONE_ROW).any():
-            call.problems = self._explained(_ONE_ROW, np.array([p_value]), single=rows.single)
-            call.divert(None, self._chain, semconv.OUTLIER)
 
     def _sent_away(self, call: Call, rows: RowSet) -> bool:
         """Whether an earlier guard has already sent away whatever cannot be read."""

@@ -119,8 +119,8 @@ class _Tracing:
         if self._deadline is not None:
             met = duration <= self._deadline
             call.attributes[semconv.DEADLINE_MET] = met
-            call.deadline_missed = not met
-        call.flagged = call.flagged or call.deadline_missed or call.error is not None
+            call.flagged = call.flagged or not met
+        call.flagged = call.flagged or call.error is not None
         span = call.span
         if isinstance(span, self._own_kind):
             self._end_own(span, call, route, reason, call.started_ns + int(duration * 1e9))
