@@ -10,6 +10,7 @@ from guardrails.core.call import Call, Stage
 from guardrails.core.host import set_host
 from guardrails.core.pipeline import Pipeline, compose, pipeline_of
 from guardrails.errors import (
+    BreakerOpen,
     DecisionStoreError,
     DecorationError,
     GuardrailsError,
@@ -18,7 +19,7 @@ from guardrails.errors import (
     Rejected,
 )
 from guardrails.exploration import EpsilonGreedy
-from guardrails.fallbacks import constant, reject
+from guardrails.fallbacks import Breaker, constant, last_good, reject, within
 from guardrails.serving.host import BentoHost
 
 set_host(BentoHost())  # before any guard is attached: guards ask it what an APIMethod is
@@ -34,6 +35,8 @@ from guardrails.tracing.guard import traced  # noqa: E402
 from guardrails.validation.guard import validate  # noqa: E402
 
 __all__ = [
+    "Breaker",
+    "BreakerOpen",
     "Call",
     "DecisionStoreError",
     "DecorationError",
@@ -56,10 +59,12 @@ __all__ = [
     "fall_back",
     "guarded",
     "install",
+    "last_good",
     "outliers",
     "pipeline_of",
     "reject",
     "sample_drift",
     "traced",
     "validate",
+    "within",
 ]

@@ -5,6 +5,7 @@ GuardrailsError
 ├─ DecorationError (TypeError)    at import or start-up: a decorator stands where it cannot work
 ├─ ProfileError (ValueError)      a profile cannot be fitted, saved, found or read
 ├─ DecisionStoreError             the decision store cannot be opened
+├─ BreakerOpen (BentoML's 503)    nobody was asked, because a breaker is open and nothing stands in
 └─ Rejected (BentoML's 422)       a request was refused: at run time, for the client
 GuardrailsWarning (UserWarning)   something works, but not as its author probably meant
 ```
@@ -15,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bentoml.exceptions import UnprocessableEntity
+from bentoml.exceptions import BentoMLException, ServiceUnavailable, UnprocessableEntity
 
 
 class GuardrailsError(Exception):
@@ -32,6 +33,15 @@ class ProfileError(GuardrailsError, ValueError):
 
 class DecisionStoreError(GuardrailsError):
     """The decision store cannot be opened or has a schema this version does not know."""
+
+
+class BreakerOpen(GuardrailsError, ServiceUnavailable):
+    """A circuit breaker is open, so nobody was asked. BentoML answers 503 where no fallback stands in."""
+
+
+def is_clients(error: BaseException) -> bool:
+    """Whether an error is the client's own (BentoML's 4xx): it says nothing about the health of who raised it."""
+    return isinstance(error, BentoMLException) and 400 <= error.error_code.value < 500  # noqa: PLR2004
 
 
 class Rejected(GuardrailsError, UnprocessableEntity):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
+from guardrails.core.breaker import Breaker
 from guardrails.core.pipeline import compose
 from guardrails.drift.guard import sample_drift
 from guardrails.exploration.guard import explore
@@ -30,6 +31,8 @@ def guarded(
     rate: float = 1.0,
     policy: Policy | None = None,
     features: str | None = None,
+    breaker: Breaker | None = None,
+    enforce: bool = True,
 ) -> Callable[[F], F]:
     """Trace, validate, check for outliers, fall back and sample for drift; explore, if a policy is given.
 
@@ -43,6 +46,8 @@ def guarded(
         rate: the share of requests sampled for drift.
         policy: how to explore; None does not.
         features: the argument that holds the rows; the first one by default.
+        breaker: when to stop asking the method for a while (needs a fallback).
+        enforce: False lets every guard judge and record, and changes nothing for any client (shadow mode).
 
     Example:
         >>> import numpy as np, guardrails as gr
@@ -55,14 +60,14 @@ def guarded(
     """
     guards: list[Callable[[F], F]] = [
         traced(deadline=deadline),
-        validate(profile, on_invalid, features=features, in_batch=fallback),
+        validate(profile, on_invalid, features=features, in_batch=fallback, enforce=enforce),
     ]
     if fallback is None:
-        guards.append(check_outliers(profile, alpha=alpha, features=features))
+        guards.append(check_outliers(profile, alpha=alpha, features=features, enforce=enforce))
     else:
-        guards.append(check_outliers(profile, fallback, alpha=alpha, features=features))
-        guards.append(fall_back(to=fallback, timeout=timeout))
+        guards.append(check_outliers(profile, fallback, alpha=alpha, features=features, enforce=enforce))
+        guards.append(fall_back(to=fallback, timeout=timeout, breaker=breaker, enforce=enforce))
     guards.append(sample_drift(profile, rate=rate, features=features))
     if policy is not None:
-        guards.append(explore(policy))
+        guards.append(explore(policy, enforce=enforce))
     return compose(*guards)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from guardrails.core.call import Call, Stage
     from guardrails.core.method import Method
+    from guardrails.core.targets import Target
     from guardrails.decisions.records import Decision
 
 Rows: TypeAlias = npt.NDArray[np.float64]
@@ -27,10 +28,18 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Hooks(NamedTuple):
-    """What a bound guard does around a call: both are plain synchronous functions, either may be absent."""
+    """What a bound guard does around a call, and says of itself: plain synchronous functions, any may be absent.
+
+    Attributes:
+        before, after: look at the call before and after the answer.
+        status: what the status page says of the guard.
+        chain: who answers what it sends away.
+    """
 
     before: Callable[[Call], None] | None = None
     after: Callable[[Call], None] | None = None
+    status: Callable[[], Mapping[str, Any]] | None = None
+    chain: tuple[Target, ...] = ()
 
 
 class Guard(Protocol):

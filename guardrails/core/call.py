@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from guardrails import semconv
+from guardrails.core import metrics
 from guardrails.core.method import Argument
 from guardrails.core.payload import (
     Index,
@@ -27,13 +28,14 @@ from guardrails.core.payload import (
 )
 from guardrails.core.request import CURRENT
 from guardrails.core.targets import Chain, Target
-from guardrails.errors import Rejected
+from guardrails.errors import BreakerOpen, Rejected, is_clients
 from guardrails.typing import Mask, Scores
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span
 
+    from guardrails.core.breaker import Circuit
     from guardrails.core.pipeline import Plan
     from guardrails.exploration.guard import Exploration
 
@@ -80,19 +82,47 @@ class Verdict:
 class Attempt:
     """One try at answering one part. The driver calls ``target`` inside it, and it keeps what happened."""
 
-    __slots__ = ("args", "call", "kwargs", "part", "result", "started_stream", "target")
+    __slots__ = (
+        "_circuit",
+        "_ticket",
+        "args",
+        "call",
+        "kwargs",
+        "part",
+        "result",
+        "started_stream",
+        "target",
+        "timeout",
+    )
 
     def __init__(self, call: Call, part: Part, target: Target) -> None:
         self.call, self.part = call, part
         self.target = target.fn if target.for_rows is None else target.for_rows(call.rows_in(part))
+        self.timeout = call.plan.timeout if target.timeout is None else target.timeout
+        if target.instant:
+            self.timeout = None
+        self._circuit, self._ticket = target.circuit, 0
         self.args, self.kwargs = call.arguments_for(part)
         self.result: Any = None
         self.started_stream = False
+
+    def admitted(self) -> bool:
+        """Ask the breaker of whom is going to be asked, if there is one; an open one fails the attempt."""
+        if self._circuit is None:
+            return True
+        ticket = self._circuit.admit()
+        if ticket is None:
+            self.call.failed(self._circuit.refusal())
+            return False
+        self._ticket = ticket
+        return True
 
     def __enter__(self) -> Attempt:
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, _traceback: Any) -> bool:
+        if self._circuit is not None:
+            self._tell(self._circuit, error)
         if error is None:
             self.part.result = self.result
             self.part.settled = True
@@ -102,6 +132,17 @@ class Attempt:
             return False
         self.call.failed(error)
         return True
+
+    def _tell(self, circuit: Circuit, error: BaseException | None) -> None:
+        if error is None:
+            circuit.succeeded(self._ticket)
+        elif isinstance(error, Exception) and not is_clients(error) and self._would_be_rescued(error):
+            circuit.failed(self._ticket)
+        else:
+            circuit.released(self._ticket)
+
+    def _would_be_rescued(self, error: Exception) -> bool:
+        return self.part.route != semconv.PRIMARY or self.call.plan.rescues(error)
 
     def count_item(self) -> None:
         """One more item of a stream; with the first one the response begins, and its headers with it."""
@@ -126,6 +167,8 @@ class Call:
         result: the answer, once there is one; guards may replace it.
         error: the exception the caller gets, once it is known that it gets one.
         rescued: the first exception of somebody who should have answered, whatever came of it.
+        tried: who was asked in vain, as ``<route>:<reason>``.
+        shadows: what guards that are not enforced would have done: which rows (None: all), and ``<reason>:<route>``.
         flagged: something was out of the ordinary, so the trace is kept whatever the sampler said.
         handed_over, handed_back: when the guards let go of the call and when they got it back (perf_counter).
     """
@@ -134,7 +177,7 @@ class Call:
         "_read_at", "_read_by", "_rows", "args", "attributes", "attributes_seen", "cancelled", "context",
         "error", "exploration", "flagged", "handed_back", "handed_over", "id",
         "kwargs", "parts", "plan", "primary", "problems", "rescued", "result", "rows_total",
-        "span", "started", "started_ns", "stream_items", "trace_id", "verdict",
+        "shadows", "span", "started", "started_ns", "stream_items", "trace_id", "tried", "verdict",
     )  # fmt: skip
 
     def __init__(self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -147,6 +190,8 @@ class Call:
         self.attributes: dict[str, Any] = {}
         self.attributes_seen = self.attributes
         self.problems: tuple[Problem, ...] = ()
+        self.tried: tuple[str, ...] = ()
+        self.shadows: tuple[tuple[Mask | None, str], ...] = ()
         self.result: Any = None
         self.error: BaseException | None = None
         self.rescued: BaseException | None = None
@@ -222,6 +267,26 @@ class Call:
             self.primary.index = kept
         self.parts.append(Part(chain, reason, chosen))
 
+    def shadow(self, mask: Mask | None, reason: str, route: str) -> None:
+        """Note what would have become of rows had a guard been enforced. Nothing changes for them.
+
+        Args:
+            mask: which rows, shape ``(n,)``; None for the request as a whole.
+            reason: why.
+            route: who would have answered.
+        """
+        self.flagged = True
+        said = f"{reason}:{route}"
+        self.shadows += ((mask, said),)
+        self.attributes[semconv.SHADOW] = tuple(dict.fromkeys(said for _, said in self.shadows))
+        rows = self.rows_total if mask is None else int(mask.sum())
+        metrics.shadowed().labels(self.plan.method.name, reason).inc(rows)
+
+    def shadow_of(self, row: int) -> str | None:
+        """What would have become of one row; None where nothing would."""
+        said = [said for mask, said in self.shadows if mask is None or (row < len(mask) and mask[row])]
+        return ",".join(dict.fromkeys(said)) or None
+
     def undecided(self, mask: Mask) -> Mask:
         """Which of these rows nobody has sent away yet, shape ``(n,)``."""
         if self.primary not in self.parts:
@@ -269,7 +334,9 @@ class Call:
                     self._reject(part, target)
                     return
                 part.route = target.route
-                yield Attempt(self, part, target)
+                attempt = Attempt(self, part, target)
+                if attempt.admitted():
+                    yield attempt
                 if part.settled:
                     self.error = None
                     break
@@ -277,7 +344,10 @@ class Call:
                 self.rescued = self.rescued or self.error
                 if self.error is None or (target.route == semconv.PRIMARY and not self.plan.rescues(self.error)):
                     return
-                part.reason = semconv.TIMEOUT if isinstance(self.error, TimeoutError) else semconv.ERROR
+                why = _why(self.error)
+                self.tried += (f"{target.route}:{why}",)
+                # The first reason stays: it is why the primary did not answer, whatever happened to its stand-ins.
+                part.reason = part.reason or why
             if not part.settled:
                 return
 
@@ -378,9 +448,16 @@ class Call:
             self.result = merge(parts, self.rows_total)
 
 
+def _why(error: BaseException) -> str:
+    if isinstance(error, BreakerOpen):
+        return semconv.BREAKER_OPEN
+    return semconv.TIMEOUT if isinstance(error, TimeoutError) else semconv.ERROR
+
+
 _REJECTIONS = {
     semconv.OUTLIER: "This request is unlike the data the model was trained on, so the model does not answer it.",
     semconv.INVALID: "This request is not what the model was trained to read.",
     semconv.TIMEOUT: "No answer was ready in time.",
+    semconv.BREAKER_OPEN: "The model failed too often and is given time to recover; nothing stands in for it.",
     semconv.ERROR: "The model failed and nothing stands in for it.",
 }

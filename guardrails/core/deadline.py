@@ -1,12 +1,19 @@
-"""Give up on a synchronous call after a while, and tell the truth about it: it cannot be stopped, only left behind."""
+"""Give up on a call after a while, and tell the truth about what becomes of it.
+
+Asynchronous work is cancelled. Synchronous work cannot be stopped: it is left behind, runs on by itself and is counted,
+and so is asynchronous work that does not let itself be cancelled. What is left behind keeps its slot until it ends, so
+slow calls can only pile up so far; nobody waits for a slot that an abandoned call holds.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TYPE_CHECKING, Any
@@ -16,8 +23,45 @@ from guardrails.core import metrics
 if TYPE_CHECKING:
     from guardrails.core.call import Attempt
 
-MAX_THREADS = 32
-"""Calls under way at once, overrunning ones included: the bound on what slow calls can pile up."""
+MAX_CALLS = 32
+"""Calls with a timeout under way at once, those left behind included: threads, and abandoned coroutines an API."""
+GRACE = 0.05
+"""Seconds a cancelled coroutine has to clean up before it is left behind."""
+
+
+class Abandoned:
+    """The calls of this process that are past their timeout and still running, by API."""
+
+    def __init__(self) -> None:
+        self._running: Counter[str] = Counter()
+        self._total: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def leave(self, api: str, call: Future[Any] | asyncio.Task[Any]) -> None:
+        """Count a call until it ends."""
+        with self._lock:
+            self._running[api] += 1
+            self._total[api] += 1
+        metrics.overruns().labels(api).inc()
+        metrics.overrunning().labels(api).inc()
+        call.add_done_callback(lambda _: self._ended(api))
+
+    def running(self, api: str) -> int:
+        """How many of an API's calls run on right now."""
+        return self._running[api]
+
+    def status(self, api: str) -> dict[str, int]:
+        """As the status page shows it."""
+        with self._lock:
+            return {"running_past_timeout": self._running[api], "ran_past_timeout": self._total[api]}
+
+    def _ended(self, api: str) -> None:
+        with self._lock:
+            self._running[api] -= 1
+        metrics.overrunning().labels(api).dec()
+
+
+abandoned = Abandoned()
 
 
 class _Pool:
@@ -27,13 +71,18 @@ class _Pool:
     """
 
     def __init__(self, size: int) -> None:
+        self._size = size
         self._slots = threading.BoundedSemaphore(size)
         self._work: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = queue.SimpleQueue()
         self._idle = threading.Semaphore(0)
+        self._lost = 0
+        self._lock = threading.Lock()
 
     def submit(self, work: Callable[[], Any], wait: float) -> Future[Any] | None:
-        """Hand work to a thread; None when none got free within ``wait`` seconds."""
-        if not self._slots.acquire(timeout=wait):
+        """Hand work to a thread; None when none got free within ``wait`` seconds, or none can."""
+        if not self._slots.acquire(blocking=False) and (
+            self._lost >= self._size or not self._slots.acquire(timeout=wait)
+        ):
             return None
         future: Future[Any] = Future()
         if not self._idle.acquire(blocking=False):
@@ -41,19 +90,38 @@ class _Pool:
         self._work.put((future, work))
         return future
 
+    def give_up(self, future: Future[Any]) -> None:
+        """Its slot is lost until it ends."""
+        with self._lock:
+            self._lost += 1
+        future.add_done_callback(self._found)
+
+    def _found(self, _: Future[Any]) -> None:
+        with self._lock:
+            self._lost -= 1
+
     def _run(self) -> None:
         while True:
             future, work = self._work.get()
             try:
-                future.set_result(work())
+                result = work()
             except BaseException as error:  # noqa: BLE001  # the caller gets it, as if it had called itself
+                self._free()
                 future.set_exception(error)
+                del error
+            else:
+                self._free()
+                future.set_result(result)
+                del result
             del future, work
-            self._slots.release()
-            self._idle.release()
+
+    def _free(self) -> None:
+        # Before the answer is handed over: whoever gets it may ask for the next slot at once.
+        self._idle.release()
+        self._slots.release()
 
 
-_primaries, _fallbacks = _Pool(MAX_THREADS), _Pool(MAX_THREADS)
+_primaries, _fallbacks = _Pool(MAX_CALLS), _Pool(MAX_CALLS)
 """Apart: where overrunning primaries fill theirs, which is what fallbacks are for, a fallback still gets a thread."""
 
 
@@ -70,11 +138,44 @@ def run_within(timeout: float, attempt: Attempt, api: str, *, primary: bool) -> 
     pool = _primaries if primary else _fallbacks
     future = pool.submit(lambda: context.run(target, *args, **kwargs), timeout)
     if future is None:
-        raise TimeoutError(f"{MAX_THREADS} calls are under way, none of which ended within {timeout} s")
+        raise TimeoutError(f"{MAX_CALLS} calls are under way, none of which ended within {timeout} s")
     try:
         return future.result(max(0.0, timeout - (time.monotonic() - began)))
     except FutureTimeoutError as error:
         if future.done():  # the call's own TimeoutError, or an answer that came just now
             return future.result()
-        metrics.overruns().labels(api).inc()
+        pool.give_up(future)
+        abandoned.leave(api, future)
         raise TimeoutError(f"no answer within {timeout} s; the call runs on by itself") from error
+
+
+async def await_within(timeout: float, answer: Coroutine[Any, Any, Any], api: str) -> Any:
+    """Await an answer for a while; then cancel it. A TimeoutError of its own stays its own, unlike in `wait_for`.
+
+    Raises:
+        TimeoutError: there was no answer within ``timeout`` seconds, or too many calls of this API that would not be
+            cancelled are running on already.
+    """
+    if abandoned.running(api) >= MAX_CALLS:
+        answer.close()
+        raise TimeoutError(f"{MAX_CALLS} calls run on past their timeout; this one is not started")
+    task = asyncio.ensure_future(answer)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=timeout)
+    except BaseException:
+        task.cancel()
+        raise
+    if done:
+        return task.result()
+    task.cancel()
+    await asyncio.wait({task}, timeout=GRACE)
+    task.add_done_callback(_seen)
+    if not task.done():
+        abandoned.leave(api, task)
+    raise TimeoutError(f"no answer within {timeout} s")
+
+
+def _seen(task: asyncio.Task[Any]) -> None:
+    """Look at its exception: asyncio would log it as never retrieved."""
+    if not task.cancelled():
+        task.exception()

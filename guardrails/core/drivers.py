@@ -7,27 +7,21 @@ BentoML never does it.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import aclosing, closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as otel
 
 from guardrails import semconv
-from guardrails.core import metrics
-from guardrails.core.deadline import run_within
+from guardrails.core.deadline import await_within, run_within
 from guardrails.core.method import Shape
 
 if TYPE_CHECKING:
     from guardrails.core.call import Attempt, Call
     from guardrails.core.pipeline import Pipeline
-
-
-GRACE = 0.05
-"""Seconds a cancelled coroutine has to clean up before it is left behind and counted."""
 
 
 def drive(pipeline: Pipeline) -> Callable[..., Any]:
@@ -91,7 +85,7 @@ def _async_generator(pipeline: Pipeline) -> Callable[..., Any]:
 
 
 def _run(call: Call, attempt: Attempt) -> Any:
-    timeout = call.plan.timeout
+    timeout = attempt.timeout
     token = None if call.context is None else otel.attach(call.context)
     try:
         if timeout is None:
@@ -106,30 +100,11 @@ async def _await(call: Call, attempt: Attempt) -> Any:
     token = None if call.context is None else otel.attach(call.context)
     try:
         answer = attempt.target(*attempt.args, **attempt.kwargs)
-        timeout = call.plan.timeout
-        return await (answer if timeout is None else _within(timeout, answer, call))
+        timeout = attempt.timeout
+        return await (answer if timeout is None else await_within(timeout, answer, call.plan.method.name))
     finally:
         if token is not None:
             otel.detach(token)
-
-
-async def _within(timeout: float, answer: Coroutine[Any, Any, Any], call: Call) -> Any:
-    """Await an answer for a while; then cancel it. A TimeoutError of its own stays its own, unlike in `wait_for`."""
-    task = asyncio.ensure_future(answer)
-    try:
-        done, _ = await asyncio.wait({task}, timeout=timeout)
-    except BaseException:
-        task.cancel()
-        raise
-    if done:
-        return task.result()
-    task.cancel()
-    await asyncio.wait({task}, timeout=GRACE)
-    if not task.done():
-        metrics.overruns().labels(call.plan.method.name).inc()
-    elif not task.cancelled():
-        task.exception()  # seen: asyncio would log it as never retrieved
-    raise TimeoutError(f"no answer within {timeout} s")
 
 
 class _InContext:

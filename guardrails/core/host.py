@@ -35,6 +35,16 @@ class Host(Protocol):
     def function_behind(self, attribute: Any) -> Callable[..., Any] | None:
         """The plain function behind a server's own descriptor (BentoML's APIMethod), else None."""
 
+    def is_dependency(self, owner: type, name: str) -> bool:
+        """Whether ``owner.name`` is another service (``bentoml.depends``)."""
+
+    def dependency_function(self, owner: type, name: str, api: str) -> Callable[..., Any] | None:
+        """The function behind an API of such a service, where its code is here; None where it is only an address.
+
+        Raises:
+            DecorationError: its code is here, and it has no such API.
+        """
+
 
 class PlainHost:
     """No server: a notebook, a unit test, a script."""
@@ -69,6 +79,14 @@ class PlainHost:
 
     def function_behind(self, attribute: Any) -> Callable[..., Any] | None:  # noqa: ARG002
         """There are no descriptors."""
+        return None
+
+    def is_dependency(self, owner: type, name: str) -> bool:  # noqa: ARG002
+        """There are no other services."""
+        return False
+
+    def dependency_function(self, owner: type, name: str, api: str) -> Callable[..., Any] | None:  # noqa: ARG002
+        """There are no other services."""
         return None
 
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, TypeVar
 from guardrails import semconv
 
 if TYPE_CHECKING:
-    from prometheus_client import Counter, Histogram
+    from prometheus_client import Counter, Gauge, Histogram
 
 BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 GUARD_BUCKETS = (0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0)
 
-Metric = TypeVar("Metric", "Counter", "Histogram")
+Metric = TypeVar("Metric", "Counter", "Gauge", "Histogram")
 
 
 def _once(kind: type[Metric], name: str, text: str, labels: tuple[str, ...], **options: object) -> Metric:
@@ -28,6 +28,12 @@ def _counter(name: str, text: str, labels: tuple[str, ...]) -> Counter:
     from prometheus_client import Counter
 
     return _once(Counter, name, text, labels)
+
+
+def _gauge(name: str, text: str, labels: tuple[str, ...], over_workers: str) -> Gauge:
+    from prometheus_client import Gauge
+
+    return _once(Gauge, name, text, labels, multiprocess_mode=over_workers)
 
 
 @functools.cache
@@ -94,3 +100,44 @@ def drift_dropped() -> Counter:
 def overruns() -> Counter:
     """Calls that ran on after their deadline."""
     return _counter(semconv.OVERRUNS_TOTAL, "Synchronous calls that ran on after their timeout.", ("api",))
+
+
+@functools.cache
+def overrunning() -> Gauge:
+    """Calls that are past their timeout and still running."""
+    text = "Calls that are past their timeout and still running, over all workers."
+    return _gauge(semconv.OVERRUNNING, text, ("api",), "livesum")
+
+
+@functools.cache
+def breaker_state() -> Gauge:
+    """Whether a breaker lets calls through."""
+    text = "0 closed, 1 half-open, 2 open: the worst of all workers, each of which has its own."
+    return _gauge(semconv.BREAKER_STATE, text, ("api", "target"), "livemax")
+
+
+@functools.cache
+def breaker_opened() -> Counter:
+    """How often a breaker opened."""
+    return _counter(semconv.BREAKER_OPENED_TOTAL, "How often a breaker opened.", ("api", "target"))
+
+
+@functools.cache
+def fallback_share() -> Gauge:
+    """The share of recent rows that the primary did not answer."""
+    text = "Share of recent rows that the primary did not answer: the largest of all workers."
+    return _gauge(semconv.FALLBACK_SHARE, text, ("api",), "livemax")
+
+
+@functools.cache
+def fallback_alarm() -> Gauge:
+    """Whether that share is above its ceiling."""
+    text = "1 while the share of recent rows that the primary did not answer is above its ceiling, in any worker."
+    return _gauge(semconv.FALLBACK_ALARM, text, ("api",), "livemax")
+
+
+@functools.cache
+def shadowed() -> Counter:
+    """Rows a guard would have sent away, had it been enforced."""
+    text = "Rows that a guard with enforce=False would have sent away."
+    return _counter(semconv.SHADOWED_TOTAL, text, ("api", "reason"))

@@ -47,12 +47,14 @@ class Problem:
     found: str
     field: str | None = None
     row: int | None = None
+    features: Mapping[str, float] | None = None
 
     def detail(self) -> dict[str, Any]:
-        """As it stands in the body of a 422."""
+        """As it stands in the body of a 422; ``features`` are names with their shares of what was wrong."""
         known = {"row": self.row, "field": self.field}
         detail: dict[str, Any] = {key: value for key, value in known.items() if value is not None}
-        return detail | {"rule": self.rule, "expected": self.expected, "found": self.found}
+        detail |= {"rule": self.rule, "expected": self.expected, "found": self.found}
+        return detail | {"features": dict(self.features)} if self.features else detail
 
 
 @dataclass(eq=False)

@@ -11,11 +11,13 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 from guardrails.core import drivers
+from guardrails.core.breaker import Circuit
 from guardrails.core.call import Call, Stage
 from guardrails.core.containment import contain
+from guardrails.core.deadline import abandoned
 from guardrails.core.host import host
 from guardrails.core.method import Method
-from guardrails.core.targets import Chain, Target, primary
+from guardrails.core.targets import Chain, Target, learner, primary
 from guardrails.errors import DecorationError
 from guardrails.typing import F, Guard
 
@@ -30,21 +32,39 @@ class Plan:
         chain: the primary, then whatever `fall_back` puts behind it.
         timeout: seconds an attempt may take, or None.
         on: which exceptions of the primary are rescued.
+        circuit: the primary's breaker, or None.
     """
 
     def __init__(self, method: Method, guards: tuple[Guard, ...]) -> None:
         self.method = method
         self.timeout: float | None = None
         self.on: tuple[type[BaseException], ...] = ()
+        self.circuit: Circuit | None = None
         self.rescue: Chain = ()
         for guard in guards:
             prepare = getattr(guard, "prepare", None)
             if prepare is not None:
                 prepare(self)
-        self.chain: Chain = (primary(method), *self.rescue)
+        self.chain: Chain = (primary(method, self.circuit), *self.rescue)
         hooks = [(_name(guard), guard.bind(method), guard) for guard in guards]
         self._befores = [(name, hook.before, guard) for name, hook, guard in hooks if hook.before is not None]
         self._afters = [(name, hook.after) for name, hook, _ in reversed(hooks) if hook.after is not None]
+        self._statuses = {name: hook.status for name, hook, _ in hooks if hook.status is not None}
+        everybody = (*self.chain, *(target for _, hook, _ in hooks for target in hook.chain))
+        learn = learner(everybody)
+        if learn is not None:
+            self._afters.append(("last_good", learn))
+        self._circuits = {target.route: target.circuit for target in everybody if target.circuit is not None}
+        for circuit in self._circuits.values():
+            circuit.report()
+
+    def status(self) -> dict[str, Any]:
+        """What its guards say of themselves, by the name of the guard, and what runs on past its timeout."""
+        said: dict[str, Any] = {name: dict(status()) for name, status in self._statuses.items()}
+        if self._circuits:
+            said["breakers"] = {route: circuit.status() for route, circuit in self._circuits.items()}
+        left = abandoned.status(self.method.name)
+        return said | left if any(left.values()) else said
 
     def rescues(self, error: BaseException) -> bool:
         """Whether another target may answer instead."""

@@ -5,14 +5,19 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
 from guardrails import semconv
 from guardrails.core.host import host
 from guardrails.core.method import Method, Shape
+from guardrails.core.returns import refuse_misfit, refuse_misfit_value
 from guardrails.errors import DecorationError
+
+if TYPE_CHECKING:
+    from guardrails.core.breaker import Circuit
+    from guardrails.core.call import Call
 
 
 @dataclass(frozen=True)
@@ -29,28 +34,50 @@ class Constant:
     value: Any
 
 
-FallbackSpec: TypeAlias = "str | Callable[..., Any] | Reject | Constant"
+class TargetSpec(Protocol):
+    """A fallback that knows how to become a target: `last_good`, `within`."""
+
+    def target_for(self, method: Method, /) -> Target:
+        """Resolve against a bound method."""
+
+
+FallbackSpec: TypeAlias = "str | Callable[..., Any] | Reject | Constant | TargetSpec"
 Fallbacks: TypeAlias = "FallbackSpec | Sequence[FallbackSpec]"
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Somebody who can answer: ``fn`` has the method's own shape and takes the method's own arguments."""
+    """Somebody who can answer: ``fn`` has the method's own shape and takes the method's own arguments.
+
+    Attributes:
+        route: its name, as in the ``Guardrails-Route`` header.
+        fn: what is called.
+        rejects, message: it refuses the request instead, with this sentence.
+        for_rows: what is called for a number of rows, where that makes a difference.
+        instant: it cannot hang, so no deadline watches over it.
+        timeout: seconds it has, where it has a deadline of its own.
+        circuit: its breaker, where it has one.
+        learn: looks at every finished call, to have something to answer later.
+    """
 
     route: str
     fn: Callable[..., Any]
     rejects: bool = False
     message: str | None = None
     for_rows: Callable[[int], Callable[..., Any]] | None = None
+    instant: bool = False
+    timeout: float | None = None
+    circuit: Circuit | None = None
+    learn: Callable[[Call], None] | None = None
 
 
 Chain: TypeAlias = tuple[Target, ...]
 
 
-def primary(method: Method) -> Target:
+def primary(method: Method, circuit: Circuit | None = None) -> Target:
     """The user's own function, bound to its instance."""
     fn = method.fn if method.owner is None else method.fn.__get__(method.owner)
-    return Target(semconv.PRIMARY, fn)
+    return Target(semconv.PRIMARY, fn, circuit=circuit)
 
 
 def listed(fallbacks: Fallbacks) -> tuple[FallbackSpec, ...]:
@@ -76,10 +103,31 @@ def chain(fallbacks: Fallbacks, method: Method) -> Chain:
     Raises:
         DecorationError: a name the service does not have, a fallback of another shape, a rejection in a batch.
     """
-    return tuple(_target(spec, method) for spec in listed(fallbacks))
+    return tuple(target_of(spec, method) for spec in listed(fallbacks))
 
 
-def _target(spec: FallbackSpec, method: Method) -> Target:
+def learner(fallbacks: Chain) -> Callable[[Call], None] | None:
+    """What a chain wants to see of finished calls; None where it wants nothing."""
+    learning = [target.learn for target in fallbacks if target.learn is not None]
+    if not learning:
+        return None
+
+    def learn(call: Call) -> None:
+        for one in learning:
+            one(call)
+
+    return learn
+
+
+def target_of(spec: FallbackSpec, method: Method) -> Target:
+    """Resolve one fallback against a bound method.
+
+    Raises:
+        DecorationError: it cannot stand in for the method.
+    """
+    own: Callable[[Method], Target] | None = getattr(spec, "target_for", None)
+    if own is not None:
+        return own(method)
     if isinstance(spec, Reject):
         if method.batchable:
             raise DecorationError(
@@ -93,12 +141,15 @@ def _target(spec: FallbackSpec, method: Method) -> Target:
                 f"{method.fn.__qualname__}() is batchable, so a constant has to say what one row is answered with: "
                 f"constant([...]) or an array of one entry, not {spec.value!r}."
             )
+        refuse_misfit_value(spec.value, method)
         return _constant(spec.value, method)
     if isinstance(spec, str):
         return Target(f"{semconv.FALLBACK_PREFIX}{spec}", _named(spec, method))
     if callable(spec):
         name = getattr(spec, "__name__", type(spec).__name__)
-        return Target(f"{semconv.FALLBACK_PREFIX}{name}", _lift(_owned(spec, method), method, spec))
+        fn = lift(_owned(spec, method), method, spec)
+        refuse_misfit(spec, method, name)
+        return Target(f"{semconv.FALLBACK_PREFIX}{name}", fn)
     raise DecorationError(
         f"{spec!r} is no fallback for {method.fn.__qualname__}(). Give a method's name, a callable of the same "
         "signature, reject(), constant(value), or a list of these."
@@ -111,14 +162,14 @@ def _is_one_entry(value: Any) -> bool:
 
 def _constant(value: Any, method: Method) -> Target:
     def saying(answer: Any) -> Callable[..., Any]:
-        return _lift(lambda *_, **__: answer, method)
+        return lift(lambda *_, **__: answer, method)
 
     def for_rows(n: int) -> Callable[..., Any]:
         if not _is_one_entry(value) or n == 1:
             return saying(value)
         return saying(np.repeat(value, n, axis=0) if isinstance(value, np.ndarray) else value * n)
 
-    return Target(f"{semconv.FALLBACK_PREFIX}constant", saying(value), for_rows=for_rows)
+    return Target(f"{semconv.FALLBACK_PREFIX}constant", saying(value), for_rows=for_rows, instant=True)
 
 
 def _unreachable(*_: Any, **__: Any) -> Any:
@@ -126,11 +177,15 @@ def _unreachable(*_: Any, **__: Any) -> Any:
 
 
 def _named(name: str, method: Method) -> Callable[..., Any]:
+    first, _, api = name.partition(".")
+    if method.owner is not None and host().is_dependency(type(method.owner), first):
+        return _elsewhere(first, api or method.name, method)
     attribute = inspect.getattr_static(type(method.owner), name, None) if method.owner is not None else None
     if attribute is None:
         raise DecorationError(
             f"the fallback {name!r} of {method.fn.__qualname__}() is no method of {type(method.owner).__name__}. "
-            "Define it there, with the same arguments as the guarded method."
+            "Define it there, with the same arguments as the guarded method; a method of another service is named as "
+            "in 'backup.predict', with backup = bentoml.depends(...)."
         )
     fn = host().function_behind(attribute) or attribute
     # A guarded fallback stands in as its author wrote it: its own guards would judge the same rows once more.
@@ -139,7 +194,30 @@ def _named(name: str, method: Method) -> Callable[..., Any]:
         why = "is the guarded method itself" if fn is method.fn else f"is no method but {type(fn).__name__}"
         raise DecorationError(f"the fallback {name!r} of {method.fn.__qualname__}() {why}. Name another method.")
     bound: Callable[..., Any] = fn.__get__(method.owner)  # type: ignore[union-attr]
-    return _lift(bound, method, fn)
+    lifted = lift(bound, method, fn)
+    refuse_misfit(fn, method, name)
+    return lifted
+
+
+def _elsewhere(dependency: str, api: str, method: Method) -> Callable[..., Any]:
+    """An API of another service, through ``bentoml.depends``."""
+    if method.shape.streams:
+        raise DecorationError(
+            f"{method.fn.__qualname__}() streams, and {dependency}.{api} of another service cannot stand in for a "
+            "stream. Write a method that calls it, and name that one."
+        )
+    fn = host().dependency_function(type(method.owner), dependency, api)
+    if fn is not None:
+        refuse_misfit(fn, method, f"{dependency}.{api}")
+    owner, is_async = method.owner, method.shape is Shape.COROUTINE
+
+    def sync_call(*args: Any, **kwargs: Any) -> Any:
+        return getattr(getattr(owner, dependency).to_sync, api)(*args, **kwargs)
+
+    async def async_call(*args: Any, **kwargs: Any) -> Any:
+        return await getattr(getattr(owner, dependency).to_async, api)(*args, **kwargs)
+
+    return async_call if is_async else sync_call
 
 
 def _owned(spec: Callable[..., Any], method: Method) -> Callable[..., Any]:
@@ -151,7 +229,7 @@ def _owned(spec: Callable[..., Any], method: Method) -> Callable[..., Any]:
     return spec.__get__(method.owner) if first == "self" and method.owner is not None else spec
 
 
-def _lift(fn: Callable[..., Any], method: Method, named: Callable[..., Any] | None = None) -> Callable[..., Any]:
+def lift(fn: Callable[..., Any], method: Method, named: Callable[..., Any] | None = None) -> Callable[..., Any]:
     """Make a fallback callable the way the method is called: a plain function may stand in for any shape."""
     shape = Shape.of(fn)
     if shape is method.shape:

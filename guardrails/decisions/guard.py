@@ -83,6 +83,8 @@ class _Recorder:
         if call.verdict is not None:
             decision.outlier_score = call.verdict.scores[row]
             decision.outlier_p_value = call.verdict.p_values[row]
+        if call.shadows:
+            decision.shadow = call.shadow_of(row)
         if call.exploration is not None:
             call.exploration.describe(decision, row)
         if self._features != "none":

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(slots=True)
@@ -31,6 +31,7 @@ class Decision:
         salt_id: names the key of the draw, without giving it away.
         features: the row, where the service asked for it to be kept; or its hash.
         error_type: the exception the client's answer was made of, if any.
+        shadow: what guards that are not enforced would have done, as ``<reason>:<route>``.
     """
 
     decision_id: str
@@ -54,6 +55,7 @@ class Decision:
     salt_id: str | None = None
     features: Any = None
     error_type: str | None = None
+    shadow: str | None = None
 
     def row(self) -> dict[str, Any]:
         """As the store holds it. Runs in the writer's thread, never on a request."""

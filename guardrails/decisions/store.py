@@ -41,7 +41,11 @@ DECISIONS = sa.Table(
     sa.Column("salt_id", sa.String(40)),
     sa.Column("features", sa.Text),
     sa.Column("error_type", sa.String(200)),
+    sa.Column("shadow", sa.Text),
 )
+_ADDED = (DECISIONS.c.shadow,)
+"""Columns that stores of an earlier version lack."""
+
 
 REWARDS = sa.Table(
     "rewards",
@@ -176,11 +180,20 @@ class DecisionStore:
                 connection.execute(CreateTable(table, if_not_exists=True))
                 for index in table.indexes:
                     connection.execute(CreateIndex(index, if_not_exists=True))
+            _add_missing(connection)
             newest = connection.execute(sa.select(sa.func.max(DECISIONS.c.v))).scalar()
         if newest is not None and newest > VERSION:
             raise DecisionStoreError(
                 f"{self.url} holds records of version {newest}; this version writes {VERSION}. Upgrade it."
             )
+
+
+def _add_missing(connection: sa.Connection) -> None:
+    known = {column["name"] for column in sa.inspect(connection).get_columns(DECISIONS.name)}
+    for column in _ADDED:
+        if column.name not in known:
+            kind = column.type.compile(dialect=connection.dialect)
+            connection.execute(sa.DDL(f"ALTER TABLE {DECISIONS.name} ADD COLUMN {column.name} {kind}"))
 
 
 def _insert_new(dialect: str, table: sa.Table) -> Any:

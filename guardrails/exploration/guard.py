@@ -53,6 +53,7 @@ class explore:  # noqa: N801  # a decorator is read as a verb
             a secret of its own: propensities are as exact, but records cannot be replayed.
         decisions: where to record, for a service without `install(decisions=...)`: a URL, or a sink.
         features: what a record keeps of the row then: ``"store"``, ``"hash"`` or ``"none"``.
+        enforce: False draws and records what would have been served, and always serves the model's own choice.
 
     Raises:
         DecorationError: at decoration, when the method streams or an option is none.
@@ -75,6 +76,7 @@ class explore:  # noqa: N801  # a decorator is read as a verb
     key: str = KEY_VARIABLE
     decisions: str | Sink | None = None
     features: Features = "none"
+    enforce: bool = True
     name: ClassVar[str] = "explore"
     stage: Stage = Stage.EXPLORE
     __repr__ = brief
@@ -114,6 +116,7 @@ class Exploration:
         scores, pmf: shape ``(m, K)``.
         greedy, action: shape ``(m,)``.
         eligible: which rows were allowed to differ, shape ``(m,)``.
+        served: whether the drawn actions were served; otherwise the greedy ones were.
     """
 
     policy: str
@@ -124,6 +127,7 @@ class Exploration:
     greedy: list[int]
     action: list[int]
     eligible: list[bool]
+    served: bool = True
 
     def describe(self, decision: Decision, row: int) -> None:
         """Write one row's draw into its record."""
@@ -131,8 +135,14 @@ class Exploration:
         if at is None:
             return
         decision.policy, decision.salt_id = self.policy, self.salt_id
-        decision.scores, decision.pmf = self.scores[at], self.pmf[at]
-        decision.greedy, decision.action = self.greedy[at], self.action[at]
+        decision.scores, decision.greedy = self.scores[at], self.greedy[at]
+        if not self.served:  # the greedy action, with certainty: eligible stays False, the propensity one
+            decision.action = self.greedy[at]
+            if self.action[at] != self.greedy[at]:
+                said = f"explored:{self.action[at]}"
+                decision.shadow = said if decision.shadow is None else f"{decision.shadow},{said}"
+            return
+        decision.pmf, decision.action = self.pmf[at], self.action[at]
         decision.eligible = self.eligible[at]
         decision.propensity = float(self.pmf[at][self.action[at]])
 
@@ -142,7 +152,7 @@ class _Explorer:
 
     def __init__(self, options: explore, method: Method, key: bytes, salt_id: str) -> None:
         self._policy, self._key, self._salt_id = options.policy, key, salt_id
-        self._policy_name = repr(options.policy)
+        self._policy_name, self._enforce = repr(options.policy), options.enforce
         self._scores, self._apply = options.scores, options.apply
         self._pmf_of: Callable[[list[float], int], list[float]] | None = getattr(options.policy, "pmf_of", None)
         self._plain = options.unit is None and options.scores is codec.scores_of and options.apply is codec.serve
@@ -156,7 +166,7 @@ class _Explorer:
         if self._plain and index is None and _is_one_row(answer):
             call.exploration = drawn = self._draw_one(call, answer[0].tolist())
             greedy, action = drawn.greedy[0], drawn.action[0]
-            if greedy != action:
+            if greedy != action and self._enforce:
                 call.result = codec.serve(answer, 0, greedy, action)
             self._describe(call, drawn)
             return
@@ -172,7 +182,7 @@ class _Explorer:
             raise ValueError(f"{call.rows_total} rows were answered with scores of shape {read.shape}: no row each")
         exploration = self._drawn(call, scores, index)
         for at, (greedy, action) in enumerate(zip(exploration.greedy, exploration.action, strict=True)):
-            if greedy != action:
+            if greedy != action and self._enforce:
                 row = at if index is None else int(index[at])
                 answer = self._apply(answer, None if single else row, greedy, action)
         # Only now: had writing the answer failed, the model's own would have been served, with probability one.
@@ -191,7 +201,9 @@ class _Explorer:
         if call.rows_read is None:
             call.rows_total = 1
         action = draw(pmf, call.id, self._key)
-        return Exploration(self._policy_name, self._salt_id, None, [scores], [pmf], [greedy], [action], [True])
+        return Exploration(
+            self._policy_name, self._salt_id, None, [scores], [pmf], [greedy], [action], [True], self._enforce
+        )
 
     def _drawn(self, call: Call, scores: Scores, index: Index | None) -> Exploration:
         rows = range(len(scores)) if index is None else index.tolist()
@@ -207,7 +219,9 @@ class _Explorer:
                 pmf[at, greedy[at]] = 1.0
             action.append(greedy[at] if unit is None else draw(pmf[at], unit, self._key))
         row_of = None if index is None else {row: at for at, row in enumerate(rows)}
-        return Exploration(self._policy_name, self._salt_id, row_of, scores, pmf, greedy, action, eligible)
+        return Exploration(
+            self._policy_name, self._salt_id, row_of, scores, pmf, greedy, action, eligible, self._enforce
+        )
 
     def _unit_of(self, call: Call, row: int) -> str | None:
         if self._unit is None:
@@ -227,9 +241,10 @@ class _Explorer:
         at = next(differing, 0)
         action, greedy = drawn.action[at], drawn.greedy[at]
         call.attributes[semconv.POLICY] = self._policy_name
-        call.attributes[semconv.EXPLORED] = action != greedy
-        call.attributes[semconv.PROPENSITY] = float(drawn.pmf[at][action])
-        call.attributes[semconv.ACTION] = action
+        served = action if drawn.served else greedy
+        call.attributes[semconv.EXPLORED] = served != greedy
+        call.attributes[semconv.PROPENSITY] = float(drawn.pmf[at][action]) if drawn.served else 1.0
+        call.attributes[semconv.ACTION] = served
         call.attributes[semconv.GREEDY_ACTION] = greedy
 
 

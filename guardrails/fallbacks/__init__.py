@@ -1,10 +1,17 @@
-"""Who answers instead: refusing, a constant, and (in `guard`) @fall_back."""
+"""Who answers instead: refusing, a constant, the last good answer, anybody within a deadline; @fall_back in `guard`."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Any
 
+from guardrails.core.breaker import Breaker
 from guardrails.core.targets import Constant, Reject
+from guardrails.fallbacks.last_good import LastGood
+from guardrails.fallbacks.within import Within
+
+if TYPE_CHECKING:
+    from guardrails.core.targets import FallbackSpec
 
 
 def reject(message: str | None = None) -> Reject:
@@ -34,4 +41,44 @@ def constant(value: Any) -> Constant:
     return Constant(value)
 
 
-__all__ = ["Constant", "Reject", "constant", "reject"]
+def last_good(
+    key: Callable[..., Hashable] | None = None, *, max_age: float = 300.0, max_entries: int = 1000
+) -> LastGood:
+    """Answer what the model last answered to the same input; raise, so that the next in the chain answers, otherwise.
+
+    Each worker remembers its own answers, row by row in requests of several rows.
+
+    Args:
+        key: takes the method's arguments (of a request of several rows, with one row at a time) and returns what has
+            to be the same, e.g. a user's id; by default the whole payload.
+        max_age: seconds after which an answer is too old.
+        max_entries: how many answers a worker keeps; the longest unused are forgotten first.
+
+    Example:
+        >>> import guardrails as gr
+        >>> @gr.fall_back(to=[gr.last_good(key=lambda a, b: a), gr.constant(0.0)])
+        ... def ratio(a: float, b: float) -> float:
+        ...     return a / b
+        >>> [ratio(1.0, 2.0), ratio(1.0, 0.0), ratio(3.0, 0.0)]
+        [0.5, 0.5, 0.0]
+    """
+    return LastGood(key, max_age, max_entries)
+
+
+def within(fallback: FallbackSpec, *, timeout: float | None = None, breaker: Breaker | None = None) -> Within:
+    """A fallback with a deadline, and a breaker, of its own.
+
+    Args:
+        fallback: whom to ask: a method's name, ``"dependency.method"``, or a callable.
+        timeout: seconds it has; shorter than the method's own, as a rule.
+        breaker: when to stop asking it for a while.
+
+    Example:
+        >>> import guardrails as gr
+        >>> gr.within("backup.predict", timeout=0.2)
+        Within(fallback='backup.predict', timeout=0.2, breaker=None)
+    """
+    return Within(fallback, timeout, breaker)
+
+
+__all__ = ["Breaker", "Constant", "LastGood", "Reject", "Within", "constant", "last_good", "reject", "within"]

@@ -1,15 +1,17 @@
-"""@fall_back: when the method raises or takes too long, somebody else answers."""
+"""@fall_back: when the method raises, takes too long, or is sick, somebody else answers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from guardrails.core.call import Stage
+from guardrails import semconv
+from guardrails.core.breaker import Breaker, Circuit
+from guardrails.core.call import Call, Stage
 from guardrails.core.method import Method
 from guardrails.core.pipeline import attach, brief
-from guardrails.core.targets import Fallbacks, at_least_one, chain
-from guardrails.errors import DecorationError
+from guardrails.core.targets import Chain, Fallbacks, at_least_one, chain
+from guardrails.errors import BreakerOpen, DecorationError
 from guardrails.typing import F, Hooks
 
 if TYPE_CHECKING:
@@ -18,16 +20,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class fall_back:  # noqa: N801  # a decorator is read as a verb
-    """When the method raises, or gives no answer in time, let somebody else answer.
+    """When the method raises, gives no answer in time, or has failed too often, let somebody else answer.
 
     A timeout cancels asynchronous work. Synchronous work cannot be stopped: it is left behind in a bounded executor,
-    runs on by itself, and is counted in ``guardrails_overruns_total``.
+    runs on by itself, and is counted in ``guardrails_overruns_total`` and ``guardrails_overrunning``.
 
     Args:
-        to: who answers: a method's name, a callable of the same signature, `reject()`, `constant(...)`, or a list of
-            these, tried in order.
+        to: who answers: a method's name, ``"dependency.method"`` of a ``bentoml.depends`` service, a callable of the
+            same signature, `reject()`, `constant(...)`, `last_good(...)`, any of these `within(...)` a deadline of its
+            own, or a list of these, tried in order.
         on: which exceptions are rescued; `TimeoutError` always is.
         timeout: seconds each attempt may take, or None.
+        breaker: when to stop asking the method at all for a while; None always asks.
+        enforce: False rescues nothing, and only records what would have been.
 
     Raises:
         DecorationError: at decoration or start-up, when a fallback cannot stand in for the method.
@@ -44,6 +49,8 @@ class fall_back:  # noqa: N801  # a decorator is read as a verb
     to: Fallbacks
     on: tuple[type[Exception], ...] = (Exception,)
     timeout: float | None = None
+    breaker: Breaker | None = None
+    enforce: bool = True
     name: ClassVar[str] = "fall_back"
     stage: Stage = Stage.RESCUE
     __repr__ = brief
@@ -54,6 +61,8 @@ class fall_back:  # noqa: N801  # a decorator is read as a verb
             raise DecorationError(f"fall_back(timeout={self.timeout!r}): a timeout is a positive number of seconds.")
         if not isinstance(self.on, tuple) or not all(isinstance(k, type) and issubclass(k, Exception) for k in self.on):
             raise DecorationError(f"fall_back(on={self.on!r}): give a tuple of exception types, as in (ValueError,).")
+        if self.breaker is not None and not isinstance(self.breaker, Breaker):
+            raise DecorationError(f"fall_back(breaker={self.breaker!r}): give a Breaker(), or None.")
 
     def __call__(self, fn: F) -> F:
         """Guard a method."""
@@ -73,10 +82,31 @@ class fall_back:  # noqa: N801  # a decorator is read as a verb
 
     def prepare(self, plan: Plan) -> None:
         """At worker start: stand behind the primary."""
+        if not self.enforce:
+            return
         plan.rescue = chain(self.to, plan.method)
         plan.timeout = self.timeout
-        plan.on = (*self.on, TimeoutError)
+        plan.on = (*self.on, TimeoutError, BreakerOpen)
+        if self.breaker is not None:
+            plan.circuit = Circuit(self.breaker, plan.method.name, semconv.PRIMARY)
 
-    def bind(self, method: Method) -> Hooks:  # noqa: ARG002
-        """It looks neither before nor after: it is who may answer."""
-        return Hooks()
+    def bind(self, method: Method) -> Hooks:
+        """It is who may answer; only where it is not enforced does it look at the call at all."""
+        if self.enforce:
+            return Hooks()
+        return Hooks(after=_Shadow(self, chain(self.to, method)).after)
+
+
+class _Shadow:
+    """What `fall_back` would have done."""
+
+    def __init__(self, options: fall_back, fallbacks: Chain) -> None:
+        self._on, self._timeout, self._route = options.on, options.timeout, fallbacks[0].route
+
+    def after(self, call: Call) -> None:
+        late = self._timeout is not None and call.handed_back - call.handed_over > self._timeout
+        error = call.error
+        failed = isinstance(error, (*self._on, TimeoutError)) and not call.refused
+        if late or failed:
+            timed_out = late or isinstance(error, TimeoutError)
+            call.shadow(None, semconv.TIMEOUT if timed_out else semconv.ERROR, self._route)

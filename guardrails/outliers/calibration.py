@@ -12,13 +12,23 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from guardrails.errors import ProfileError
+from guardrails.outliers.conformal import (
+    TIE,
+    Groups,
+    Judgement,
+    lowered,
+    p_values,
+    rank,
+    share_interval,
+)
+from guardrails.outliers.conformal import threshold as threshold_of
 from guardrails.typing import Detector, Mask, Rows, Scores
 
 
@@ -31,41 +41,55 @@ class CalibratedDetector:
         calibration: its scores of the calibration rows, ascending, shape ``(n,)``.
         alpha: the share of ordinary traffic that may be called an outlier.
         fill: what stands in for a missing value, per column; NaN where the reference had none missing.
+        centre: a typical row, shape ``(d,)``: what a strange value is compared with; None where it is not known.
+        groups: calibration by group, where there is one.
     """
 
     detector: Detector
     calibration: Scores
     alpha: float
     fill: npt.NDArray[np.float64]
+    centre: npt.NDArray[np.float64] | None = None
+    groups: Groups | None = None
 
     def __post_init__(self) -> None:
         n = len(self.calibration)
         if not 0.0 < self.alpha < 1.0:
             raise ProfileError(f"alpha={self.alpha!r} is no share of traffic: give a number between 0 and 1.")
-        if self._rank < 1:
-            raise ProfileError(
-                f"alpha={self.alpha} cannot be promised with {n} calibration rows: the smallest p-value is 1/{n + 1} = "
-                f"{1 / (n + 1):.4f}. Give at least {math.ceil(1 / self.alpha) - 1} calibration rows, or a larger alpha."
-            )
+        for name, scores in self.by_group.items():
+            if rank(self.alpha, len(scores)) < 1:
+                n = len(scores)
+                where = "" if self.groups is None else f" of group {name}"
+                raise ProfileError(
+                    f"alpha={self.alpha} cannot be promised with {n} calibration rows{where}: the smallest p-value is "
+                    f"1/{n + 1} = {1 / (n + 1):.4f}. Give at least {math.ceil(1 / self.alpha) - 1} calibration rows, "
+                    "or a larger alpha."
+                )
 
     def with_alpha(self, alpha: float) -> CalibratedDetector:
         """The same detector, deciding at another alpha."""
-        return CalibratedDetector(self.detector, self.calibration, alpha, self.fill)
+        return replace(self, alpha=alpha)
 
     @property
-    def _rank(self) -> int:
-        """``floor(alpha (n + 1))``: 0.05 over n=99 is 5, although 0.05 * 100 falls a hair short of it in floats."""
-        return math.floor(self.alpha * (len(self.calibration) + 1) * (1 + 1e-12))
+    def by_group(self) -> dict[str, Scores]:
+        """Calibration scores by the name of their group; all of them are one group where there are none."""
+        if self.groups is None:
+            return {"all": self.calibration}
+        return {f"{code:g}": scores for code, scores in self.groups.scores.items()} | {"rest": self.groups.rest}
 
     @property
     def share(self) -> float:
         """The share of ordinary rows that is flagged on average, where no scores tie: at most alpha."""
-        return self._rank / (len(self.calibration) + 1)
+        return rank(self.alpha, len(self.calibration)) / (len(self.calibration) + 1)
+
+    def share_interval(self, level: float = 0.99) -> tuple[float, float]:
+        """Within which, with probability ``level``, the flagged share lies for this very calibration set."""
+        return share_interval(self.alpha, len(self.calibration), level)
 
     @cached_property
     def threshold(self) -> float:
         """Rows that score higher are outliers: the ``floor(alpha (n + 1))``-th largest calibration score."""
-        return float(self.calibration[len(self.calibration) - self._rank])
+        return threshold_of(self.calibration, self.alpha)
 
     def score(self, rows: Rows) -> Scores:
         """Score rows of shape ``(n, d)``; shape ``(n,)``, higher is stranger.
@@ -74,22 +98,34 @@ class CalibratedDetector:
         value missing where none ever was) scores the largest float: the strangest there is, and still a number that
         trace backends keep (they drop infinities).
         """
-        if not isinstance(rows, np.ndarray) or rows.dtype != np.float64:
-            rows = np.asarray(rows, dtype=np.float64)
-        if rows.ndim != 2 or rows.shape[1] != len(self.fill):  # noqa: PLR2004
-            raise ValueError(f"rows of shape (n, {len(self.fill)}) are expected, not {rows.shape}")
-        return _scores(self.detector, rows, self.fill, _numbers)
+        return _scores(self.detector, self._checked(rows), self.fill, _numbers)
+
+    def judge(self, rows: Rows) -> Judgement:
+        """Scores, p-values, thresholds and verdicts of rows ``(n, d)``."""
+        rows = self._checked(rows)
+        scores = _scores(self.detector, rows, self.fill, _numbers)
+        if self.groups is None:
+            thresholds = np.full(len(scores), self.threshold)
+            return Judgement(scores, self.p_value_of(scores), thresholds, lowered(scores) > self.threshold)
+        shares, thresholds = np.empty(len(scores)), np.empty(len(scores))
+        codes = rows[:, self.groups.column]
+        for code in np.unique(codes):
+            own = np.isnan(codes) if np.isnan(code) else codes == code
+            reference = self.groups.of_row(float(code))
+            shares[own] = p_values(reference, scores[own])
+            thresholds[own] = threshold_of(reference, self.alpha)
+        return Judgement(scores, shares, thresholds, lowered(scores) > thresholds)
 
     def p_value(self, rows: Rows) -> Scores:
         """The conformal p-value of each row, shape ``(n,)``, in [1/(n+1), 1]."""
-        return self.p_value_of(self.score(rows))
+        return self.judge(rows).p_values
 
     def is_outlier(self, rows: Rows) -> Mask:
         """Which rows are outliers at `alpha`, shape ``(n,)``."""
-        return self.score(rows) > self.threshold
+        return self.judge(rows).mask
 
-    def judge_one(self, row: Rows, values: list[float]) -> tuple[float, float]:
-        """Score and p-value of one row as plain numbers.
+    def judge_one(self, row: Rows, values: list[float]) -> tuple[float, float, float]:
+        """Score, p-value and threshold of one row as plain numbers.
 
         Args:
             row: shape ``(1, d)``.
@@ -103,21 +139,80 @@ class CalibratedDetector:
             score: float = one(row[0])
         else:
             score = float(_scores(self.detector, row, self.fill, _numbers)[0])
-        n = len(self._ascending)
-        return score, (1 + n - bisect_left(self._ascending, score)) / (n + 1)
+        ascending, threshold = self._plain if self.groups is None else self._plain_of(values[self.groups.column])
+        n = len(ascending)
+        return score, (1 + n - bisect_left(ascending, score - TIE * abs(score))) / (n + 1), threshold
+
+    def is_outlier_one(self, score: float, threshold: float) -> bool:
+        """The verdict on what `judge_one` said."""
+        return score - TIE * abs(score) > threshold
+
+    def p_value_of(self, scores: Scores) -> Scores:
+        """The p-values of scores already taken, by the calibration of all groups together."""
+        return p_values(self.calibration, scores)
+
+    def contributions(self, row: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """How much each value of a row made it strange.
+
+        Exact where the detector's score is a sum over columns; otherwise by occlusion: how far the score falls when
+        this value alone is replaced by a typical one. A value that no row of the reference could have had is the whole
+        reason. Costs up to ``d`` scores: meant for rows that are flagged.
+
+        Args:
+            row: shape ``(d,)``.
+
+        Returns:
+            Shares, shape ``(d,)``, that add up to one; all zero where no single value is to blame.
+        """
+        impossible = (np.isnan(row) & np.isnan(self.fill)) | ~(np.isnan(row) | (np.abs(row) < _FLOAT32_MAX))
+        if impossible.any():
+            return np.asarray(impossible / impossible.sum())
+        filled = np.where(np.isnan(row), self.fill, row)
+        own = getattr(self.detector, "contributions", None)
+        parts = own(filled) if own is not None else self._occlusion(filled)
+        parts = np.nan_to_num(np.maximum(parts, 0.0), posinf=0.0)
+        total = parts.sum()
+        return np.asarray(parts / total if total > 0 else parts)
+
+    def _occlusion(self, row: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        if self.centre is None or len(row) > MAX_OCCLUDED:
+            return np.zeros(len(row))
+        rows = np.tile(row, (len(row) + 1, 1))
+        np.fill_diagonal(rows, self.centre)
+        scores = _scores(self.detector, rows, self.fill, _numbers)
+        return scores[-1] - scores[:-1]
+
+    def _checked(self, rows: Rows) -> Rows:
+        if not isinstance(rows, np.ndarray) or rows.dtype != np.float64:
+            rows = np.asarray(rows, dtype=np.float64)
+        if rows.ndim != 2 or rows.shape[1] != len(self.fill):  # noqa: PLR2004
+            raise ValueError(f"rows of shape (n, {len(self.fill)}) are expected, not {rows.shape}")
+        return rows
 
     @cached_property
     def _score_one(self) -> Callable[[npt.NDArray[np.float64]], float] | None:
         return getattr(self.detector, "score_one", None)
 
-    def p_value_of(self, scores: Scores) -> Scores:
-        """The p-values of scores already taken."""
-        n = len(self.calibration)
-        return np.asarray((1 + n - np.searchsorted(self.calibration, scores, side="left")) / (n + 1))
+    @cached_property
+    def _plain(self) -> tuple[list[float], float]:
+        return self.calibration.tolist(), self.threshold
 
     @cached_property
-    def _ascending(self) -> list[float]:
-        return list(self.calibration.tolist())
+    def _plain_groups(self) -> dict[float, tuple[list[float], float]]:
+        groups = {} if self.groups is None else self.groups.scores
+        return {code: (scores.tolist(), threshold_of(scores, self.alpha)) for code, scores in groups.items()}
+
+    def _plain_of(self, code: float) -> tuple[list[float], float]:
+        return self._plain_groups.get(code) or self._plain_rest
+
+    @cached_property
+    def _plain_rest(self) -> tuple[list[float], float]:
+        rest = self.calibration if self.groups is None else self.groups.rest
+        return rest.tolist(), threshold_of(rest, self.alpha)
+
+
+MAX_OCCLUDED = 128
+"""Columns up to which a row is scored once more for each of them, to find what made it strange."""
 
 
 STRANGEST = float(np.finfo(np.float64).max)
@@ -129,14 +224,16 @@ def _scores(
     detector: Detector, rows: Rows, fill: npt.NDArray[np.float64], numbers: Callable[[Scores, int], Scores]
 ) -> Scores:
     """What a detector says of rows, and what is said of those it cannot read."""
+    # A detector whose score() of a batch depends on the batch has another that takes each row by itself.
+    score = getattr(detector, "score_each", detector.score)
     # One product is all an ordinary request pays: with a NaN, or a value float32 cannot hold, it is not smaller.
     if len(rows) and np.vdot(rows, rows) < _FLOAT32_MAX_SQUARED:
-        return numbers(detector.score(rows), len(rows))
+        return numbers(score(rows), len(rows))
     filled = np.where(np.isnan(rows), fill, rows)
     readable = (np.abs(filled) < _FLOAT32_MAX).all(axis=1)
     scores = np.full(len(rows), STRANGEST)
     if readable.any():
-        scores[readable] = numbers(detector.score(filled[readable]), int(readable.sum()))
+        scores[readable] = numbers(score(filled[readable]), int(readable.sum()))
     return scores
 
 
@@ -163,8 +260,10 @@ def calibrate(
     rows: Rows,
     *,
     alpha: float,
-    fill: npt.NDArray[np.float64],
+    fill: npt.NDArray[np.float64] | None = None,
     seen_once: npt.NDArray[np.bool_] | None = None,
+    centre: npt.NDArray[np.float64] | None = None,
+    group_by: int | None = None,
 ) -> CalibratedDetector:
     """Calibrate a fitted detector on rows ``(n, d)`` it has not seen.
 
@@ -172,13 +271,21 @@ def calibrate(
         detector: scores rows; higher is stranger.
         rows: the calibration rows.
         alpha: the share of ordinary traffic that may be called an outlier.
-        fill: what stands in for a missing value, per column; NaN where a missing value is strange.
+        fill: what stands in for a missing value, per column; NaN where a missing value is strange, as it is by default.
         seen_once: cells, shape ``(n, d)``, that are known to be legal from this very row only. A fresh row with such a
             cell of its own is the strangest there is, so for alpha to hold this one has to be, too.
+        centre: a typical row, shape ``(d,)``; by default the medians of the rows.
+        group_by: the column whose value names a row's group, to calibrate each group by itself.
 
     Raises:
         ProfileError: its scores are no finite numbers, or there are too few rows for this alpha.
     """
+    rows = np.asarray(rows, dtype=np.float64)
+    if rows.ndim != 2 or not rows.size:  # noqa: PLR2004
+        raise ProfileError(f"calibration rows have shape {rows.shape}; rows of shape (n, d) are needed.")
+    fill = np.full(rows.shape[1], np.nan) if fill is None else fill
     known = rows if seen_once is None else np.where(seen_once, np.inf, rows)
     scores = _scores(detector, known, fill, _numbers_only)
-    return CalibratedDetector(detector, np.sort(scores), alpha, fill)
+    groups = None if group_by is None else Groups.of(group_by, rows[:, group_by], scores, alpha)
+    centre = np.nanmedian(rows, axis=0) if centre is None else centre
+    return CalibratedDetector(detector, np.sort(scores), alpha, fill, centre, groups)

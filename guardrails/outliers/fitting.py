@@ -2,39 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from guardrails.errors import ProfileError
 from guardrails.outliers.calibration import CalibratedDetector, calibrate
-from guardrails.outliers.forest import IsolationForest
+from guardrails.outliers.kinds import fitter
 from guardrails.typing import Detector, Rows
 
-_FITTERS: Mapping[str, Callable[[Rows, int], Detector]] = {
-    IsolationForest.kind: lambda rows, seed: IsolationForest.fit(rows, seed=seed),
-}
-_READERS = {IsolationForest.kind: IsolationForest.from_arrays}
+DetectorChoice: TypeAlias = "str | Detector | Callable[[Rows], Detector] | Any"
+"""A name, a combination, a function that fits one, or anything fitted that `guardrails.contrib.adopt` takes."""
 
 
 def fit(
     X: npt.ArrayLike,
     *,
-    detector: str | Detector = IsolationForest.kind,
+    detector: DetectorChoice = "isolation_forest",
     alpha: float = 0.01,
     calibration: float = 0.3,
+    group_by: int | None = None,
     seed: int = 0,
 ) -> CalibratedDetector:
     """Fit a detector on part of the rows and calibrate it on the rest.
 
     Args:
         X: ordinary rows, shape ``(n, d)``; NaN is a missing value.
-        detector: ``"isolation_forest"``, or a fitted detector with ``score(rows)``: that one is not refitted, and all
-            of X, which it must not have seen, calibrates it.
+        detector: ``"isolation_forest"``, ``"mahalanobis"``, ``"robust_mahalanobis"``, ``"knn"``, ``"hbos"``,
+            ``"ecod"``, ``"feature_space"``; several of them by `combine`; a function that fits one of your own, rows
+            ``(m, d)`` to a detector; or a fitted detector: an object with ``score(rows)``, any fitted scikit-learn,
+            PyOD or alibi-detect outlier detector. A fitted one is not refitted, and all of X, which it must not have
+            seen, calibrates it.
         alpha: the share of ordinary traffic that may be called an outlier.
         calibration: the share of rows kept back to calibrate.
+        group_by: a column whose value names a row's group. Each group is then calibrated by itself (Mondrian), so that
+            alpha holds within each; groups too small for alpha are taken together.
         seed: decides the split and the fit.
 
     Returns:
@@ -51,16 +55,17 @@ def fit(
         >>> detector.is_outlier(np.array([[0.0, 0.0, 0.0], [9.0, -9.0, 9.0]]))
         array([False,  True])
     """
-    return fit_columns(X, (), detector=detector, alpha=alpha, calibration=calibration, seed=seed)
+    return fit_columns(X, (), detector=detector, alpha=alpha, calibration=calibration, group_by=group_by, seed=seed)
 
 
 def fit_columns(
     X: npt.ArrayLike,
     categorical: Sequence[int],
     *,
-    detector: str | Detector,
+    detector: DetectorChoice,
     alpha: float,
     calibration: float,
+    group_by: int | None,
     seed: int,
 ) -> CalibratedDetector:
     """`fit`, knowing which columns hold the codes of categories."""
@@ -68,21 +73,47 @@ def fit_columns(
     if rows.ndim != 2 or not rows.size:  # noqa: PLR2004
         raise ProfileError(f"X has shape {rows.shape}; rows of shape (n, d) are needed.")
     _refuse_unusable(rows)
-    if not isinstance(detector, str):
+    if group_by is not None and not 0 <= group_by < rows.shape[1]:
+        raise ProfileError(f"group_by={group_by!r} names no column of X, which has {rows.shape[1]}.")
+    fill, centre = _fill(rows), np.nanmedian(rows, axis=0)
+    train = _fitter(detector)
+    if train is None:
         once = _seen_once(rows, rows[:0], categorical)
-        return calibrate(detector, rows, alpha=alpha, fill=_fill(rows), seen_once=once)
-    if detector not in _FITTERS:
-        raise ProfileError(f"detector={detector!r} is unknown; there is {', '.join(map(repr, _FITTERS))}.")
+        fitted, kept = _fitted(detector), rows
+    else:
+        own, kept = _split(rows, calibration, seed)
+        once = _seen_once(kept, own, categorical)
+        fitted = train(np.where(np.isnan(own), fill, own), seed)
+    return calibrate(fitted, kept, alpha=alpha, fill=fill, seen_once=once, centre=centre, group_by=group_by)
+
+
+def _fitter(detector: DetectorChoice) -> Callable[[Rows, int], Detector] | None:
+    """How it is fitted; None when it is."""
+    if isinstance(detector, str):
+        return fitter(detector)
+    own: Callable[[Rows, int], Detector] | None = getattr(detector, "fit_members", None)
+    if own is not None:
+        return own
+    if callable(detector) and not hasattr(detector, "score"):
+        return lambda rows, _: _fitted(detector(rows))
+    return None
+
+
+def _fitted(detector: Any) -> Detector:
+    from guardrails.contrib import adopt
+
+    return adopt(detector)
+
+
+def _split(rows: Rows, calibration: float, seed: int) -> tuple[Rows, Rows]:
+    """Rows to fit on, and rows kept back to calibrate."""
     if not 0.0 < calibration < 1.0:
         raise ProfileError(f"calibration={calibration!r} is no share of the rows: give a number between 0 and 1.")
     order = np.random.default_rng(seed).permutation(len(rows))
     held = round(calibration * len(rows))
     if held == 0 or held == len(rows):
         raise ProfileError(f"{len(rows)} rows are too few to fit on some and calibrate on others.")
-    own, kept = rows[order[held:]], rows[order[:held]]
-    fill = _fill(rows)
-    fitted = _FITTERS[detector](np.where(np.isnan(own), fill, own), seed)
-    return calibrate(fitted, kept, alpha=alpha, fill=fill, seen_once=_seen_once(kept, own, categorical))
+    return rows[order[held:]], rows[order[:held]]
 
 
 def _seen_once(kept: Rows, own: Rows, categorical: Sequence[int]) -> npt.NDArray[np.bool_]:
@@ -94,17 +125,6 @@ def _seen_once(kept: Rows, own: Rows, categorical: Sequence[int]) -> npt.NDArray
         alone = np.setdiff1d(codes[counts == 1], own[:, column])
         once[:, column] |= np.isin(kept[:, column], alone)
     return once
-
-
-def read_detector(kind: str, arrays: Mapping[str, npt.NDArray[Any]]) -> Detector:
-    """A compiled detector from its arrays.
-
-    Raises:
-        ProfileError: the kind is unknown to this version.
-    """
-    if kind not in _READERS:
-        raise ProfileError(f"this version knows no detector of kind {kind!r}; it knows {', '.join(_READERS)}.")
-    return _READERS[kind](arrays)
 
 
 def _fill(rows: Rows) -> npt.NDArray[np.float64]:

@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from guardrails import semconv
 from guardrails.core.call import Call, Stage, Verdict
-from guardrails.core.method import Argument, Method
+from guardrails.core.method import Method
 from guardrails.core.payload import Layout, Problem, RowSet
 from guardrails.core.pipeline import attach, brief
-from guardrails.core.targets import Chain, Fallbacks, Reject, at_least_one, chain
+from guardrails.core.targets import Fallbacks, Reject, at_least_one, chain
 from guardrails.errors import DecorationError
 from guardrails.outliers.calibration import CalibratedDetector
+from guardrails.outliers.live import cost_of, name_of
 from guardrails.profile.profile import Profile
 from guardrails.profile.reference import ProfileSpec, pin, resolve
 from guardrails.typing import F, Hooks, Mask, Scores
 
 DetectorSpec: TypeAlias = "ProfileSpec | CalibratedDetector | Callable[[Any], CalibratedDetector | Profile]"
 
+logger = logging.getLogger("guardrails")
+
 MAX_PROBLEMS = 20
 """Problems named in the body of one 422: enough to mend the client, not a way to fill a log."""
+MAX_EXPLAINED = 5
+"""Outlier rows of one request whose strangest features are named."""
+MAX_FEATURES, LEAST_SHARE = 3, 0.05
+"""Features named of one row, and the share of its strangeness below which one is not worth naming."""
+DEAR = 1000.0
+"""Microseconds for one row above which a live detector is worth a warning when a worker starts."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -42,6 +53,7 @@ class check_outliers:  # noqa: N801  # a decorator is read as a verb
         alpha: overrides the profile's.
         features: the argument that holds the rows; the first one by default.
         on_guard_error: ``"pass"`` lets the request go on when the detector itself fails, ``"fallback"`` does not.
+        enforce: False judges and records, and changes nothing: what would have been is on the span and in the record.
 
     Raises:
         DecorationError: at decoration or start-up, when the fallback cannot stand in for the method.
@@ -61,6 +73,7 @@ class check_outliers:  # noqa: N801  # a decorator is read as a verb
     alpha: float | None = None
     features: str | None = None
     on_guard_error: Literal["pass", "fallback"] = "pass"
+    enforce: bool = True
     name: ClassVar[str] = "check_outliers"
     stage: Stage = Stage.CHECK
     __repr__ = brief
@@ -87,8 +100,8 @@ class check_outliers:  # noqa: N801  # a decorator is read as a verb
         detector, layout, tags = _resolved(self.detector, method.owner)
         if self.alpha is not None:
             detector = detector.with_alpha(self.alpha)
-        check = _Check(detector, layout, method.argument(self.features), chain(self.fallback, method), tags, method)
-        return Hooks(check.before)
+        check = _Check(self, detector, layout, tags, method)
+        return Hooks(check.before, None, check.status, check.chain)
 
     def verify(self, method: Method) -> None:
         """At start-up: the fallback can stand in for the method."""
@@ -96,7 +109,7 @@ class check_outliers:  # noqa: N801  # a decorator is read as a verb
 
     def failed(self, call: Call) -> None:
         """The detector itself failed: go on, or be careful."""
-        if self.on_guard_error == "fallback":
+        if self.on_guard_error == "fallback" and self.enforce:
             call.divert(None, chain(self.fallback, call.plan.method), semconv.ERROR)
 
 
@@ -108,17 +121,27 @@ class _Check:
 
     def __init__(
         self,
+        options: check_outliers,
         detector: CalibratedDetector,
         layout: Layout,
-        at: Argument,
-        fallback: Chain,
         tags: dict[str, str],
         method: Method,
     ) -> None:
-        self._detector, self._layout, self._at = detector, layout, at
-        self._chain, self._tags = fallback, tags
+        self._detector, self._layout, self._at = detector, layout, method.argument(options.features)
+        self.chain, self._tags, self._enforce = chain(options.fallback, method), tags, options.enforce
         self._refuses = not method.batchable
-        self._threshold = detector.threshold
+        self._cost = cost_of(detector)
+        if self._cost is not None and self._cost > DEAR:
+            logger.warning(
+                "%s: the live detector %s takes %.0f us for one row, on every request; a compiled one takes a few",
+                method.name, name_of(detector.detector), self._cost,
+            )  # fmt: skip
+
+    def status(self) -> dict[str, Any]:
+        """What the status page says of it."""
+        detector = self._detector
+        said = {"detector": name_of(detector.detector), "alpha": detector.alpha, "enforced": self._enforce}
+        return said if self._cost is None else {**said, "live_detector_us": round(self._cost, 1)}
 
     def before(self, call: Call) -> None:
         call.attributes.update(self._tags)
@@ -132,53 +155,83 @@ class _Check:
         if len(rows.matrix) == 1:
             self._judge_one(call, rows)
             return
-        scores = self._detector.score(rows.matrix)
-        p_values = self._detector.p_value_of(scores)
-        mask = scores > self._threshold
-        worst = int(np.argmax(scores))
-        outlier = bool(mask[worst])
-        mask = mask if not outlier else call.undecided(mask)
-        call.verdict = Verdict(scores, p_values, mask)
-        self._describe(call, float(scores[worst]), float(p_values[worst]), outlier=outlier)
+        verdict = self._detector.judge(rows.matrix)
+        least = verdict.p_values == verdict.p_values.min()
+        worst = int(np.argmax(np.where(least, verdict.scores, -np.inf)))
+        outlier = bool(verdict.mask[worst])
+        mask = verdict.mask if not outlier else call.undecided(verdict.mask)
+        call.verdict = Verdict(verdict.scores, verdict.p_values, mask)
+        self._describe(
+            call,
+            float(verdict.scores[worst]),
+            float(verdict.p_values[worst]),
+            float(verdict.thresholds[worst]),
+            outlier=outlier,
+        )
         if outlier and mask.any():
-            call.problems = self._explained(mask, p_values, single=rows.single)
-            call.divert(mask, self._chain, semconv.OUTLIER)
+            self._divert(call, rows, mask, verdict.p_values, worst)
 
     def _judge_one(self, call: Call, rows: RowSet) -> None:
         """The same for one row, in plain numbers: what nearly every request pays."""
-        score, p_value = self._detector.judge_one(rows.matrix, rows.values)
-        outlier = score > self._threshold
+        score, p_value, threshold = self._detector.judge_one(rows.matrix, rows.values)
+        outlier = self._detector.is_outlier_one(score, threshold)
         call.verdict = Verdict((score,), (p_value,), (outlier,))
-        self._describe(call, score, p_value, outlier=outlier)
+        self._describe(call, score, p_value, threshold, outlier=outlier)
         if outlier and call.undecided(_ONE_ROW).any():
-            call.problems = self._explained(_ONE_ROW, np.array([p_value]), single=rows.single)
-            call.divert(None, self._chain, semconv.OUTLIER)
+            self._divert(call, rows, _ONE_ROW, np.array([p_value]), 0)
 
-    def _describe(self, call: Call, score: float, p_value: float, *, outlier: bool) -> None:
+    def _describe(self, call: Call, score: float, p_value: float, threshold: float, *, outlier: bool) -> None:
         attributes = call.attributes
         attributes[semconv.OUTLIER_SCORE] = score
         attributes[semconv.OUTLIER_P_VALUE] = p_value
-        attributes[semconv.OUTLIER_THRESHOLD] = self._threshold
+        attributes[semconv.OUTLIER_THRESHOLD] = threshold
         attributes[semconv.IS_OUTLIER] = outlier
+
+    def _divert(self, call: Call, rows: RowSet, mask: Mask, p_values: Scores, worst: int) -> None:
+        strangest = self._strangest(rows.matrix[worst])
+        if strangest:
+            call.attributes[semconv.OUTLIER_FEATURES] = tuple(strangest)
+        whom = None if len(rows.matrix) == 1 else mask
+        if not self._enforce:
+            call.shadow(whom, semconv.OUTLIER, self.chain[0].route)
+            return
+        call.problems = self._explained(rows, mask, p_values, {worst: strangest})
+        call.divert(whom, self.chain, semconv.OUTLIER)
 
     def _sent_away(self, call: Call, rows: RowSet) -> bool:
         """Whether an earlier guard has already sent away whatever cannot be read."""
         bad = rows.rows_with_problems()
         return not call.undecided(np.ones(len(rows), dtype=bool) if bad is None else bad).any()
 
-    def _explained(self, mask: Mask, p_values: Scores, *, single: bool) -> tuple[Problem, ...]:
+    def _strangest(self, row: npt.NDArray[np.float64]) -> dict[str, float]:
+        """The values that made a row strange, and their shares: names, never the values themselves."""
+        shares = self._detector.contributions(row)
+        largest = np.argsort(-shares, kind="stable")[:MAX_FEATURES]
+        names = self._layout.names
+        return {names[i]: round(float(shares[i]), 3) for i in largest if shares[i] >= LEAST_SHARE}
+
+    def _explained(
+        self, rows: RowSet, mask: Mask, p_values: Scores, known: dict[int, dict[str, float]]
+    ) -> tuple[Problem, ...]:
         expected = f"a p-value above {self._detector.alpha:g}"
+        flagged = np.flatnonzero(mask)[:MAX_PROBLEMS].tolist()
+        # Only a refusal has a body to say it in, and only the first few rows are worth what it costs.
+        for row in flagged[:MAX_EXPLAINED] if self.chain[0].rejects else ():
+            if row not in known:
+                known[row] = self._strangest(rows.matrix[row])
         return tuple(
-            Problem("outlier", expected, f"{p_values[row]:.4g}", row=None if single else int(row))
-            for row in np.flatnonzero(mask)[:MAX_PROBLEMS]
+            Problem("outlier", expected, f"{p_values[row]:.4g}", None, None if rows.single else row, known.get(row))
+            for row in flagged
         )
 
     def _invalid(self, call: Call, rows: RowSet) -> None:
-        if self._refuses:
-            call.refuse(invalid_message(rows), semconv.INVALID, rows.problems[:MAX_PROBLEMS])
-            return
         mask = rows.rows_with_problems()
-        call.divert(mask, self._chain, semconv.INVALID)
+        if not self._enforce:
+            call.shadow(mask, semconv.INVALID, semconv.REJECTED if self._refuses else self.chain[0].route)
+        elif self._refuses:
+            call.refuse(invalid_message(rows), semconv.INVALID, rows.problems[:MAX_PROBLEMS])
+        else:
+            call.divert(mask, self.chain, semconv.INVALID)
 
 
 def invalid_message(rows: RowSet) -> str:

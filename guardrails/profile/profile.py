@@ -22,11 +22,12 @@ from guardrails._version import __version__
 from guardrails.core.payload import Layout
 from guardrails.errors import ProfileError
 from guardrails.outliers.calibration import CalibratedDetector
-from guardrails.outliers.fitting import fit_columns, read_detector
+from guardrails.outliers.conformal import Groups
+from guardrails.outliers.fitting import DetectorChoice, fit_columns
+from guardrails.outliers.kinds import read_detector
 from guardrails.profile import answers
 from guardrails.profile.bins import Bins
 from guardrails.profile.schema import Schema, learn
-from guardrails.typing import Detector
 
 if TYPE_CHECKING:
     from bentoml import Tag
@@ -68,8 +69,9 @@ class Profile:
         outputs: Any = None,
         feature_names: Sequence[str] | None = None,
         categorical: Collection[str | int] = (),
-        detector: str | Detector = "isolation_forest",
+        detector: DetectorChoice = "isolation_forest",
         alpha: float = 0.01,
+        group_by: str | int | None = None,
         model: str | Tag | None = None,
         calibration: float = 0.3,
         seed: int = 0,
@@ -82,8 +84,9 @@ class Profile:
             outputs: the model's own answers to X: ``(n,)`` labels or numbers, or ``(n, K)`` scores.
             feature_names: ``d`` names; a DataFrame brings its own.
             categorical: names or numbers of the columns that are categories.
-            detector: ``"isolation_forest"``, or a fitted detector, which all of X then calibrates.
+            detector: as for `guardrails.outliers.fit`: a name, or a fitted detector, which all of X then calibrates.
             alpha: the share of ordinary traffic that may be called an outlier.
+            group_by: the name or number of a column whose value names a row's group: alpha then holds in each group.
             model: the tag of the model this profile belongs to; it labels spans and records.
             calibration: the share of rows kept back to calibrate the detector.
             seed: decides the split and the fit.
@@ -100,7 +103,10 @@ class Profile:
         """
         schema, rows = learn(X, feature_names, list(categorical))
         codes = [column for column, feature in enumerate(schema.features) if feature.categories]
-        calibrated = fit_columns(rows, codes, detector=detector, alpha=alpha, calibration=calibration, seed=seed)
+        group = None if group_by is None else schema.column(group_by)
+        calibrated = fit_columns(
+            rows, codes, detector=detector, alpha=alpha, calibration=calibration, group_by=group, seed=seed
+        )
         names = [feature.name for feature in schema.features]
         kinds = [bool(feature.categories) for feature in schema.features]
         watched = rows
@@ -196,9 +202,7 @@ class Profile:
                 "service instead: check_outliers(lambda self: self.detector), with self.detector = calibrate(...)."
             )
         arrays = {f"detector.{name}": array for name, array in detector.arrays().items()} if compiled else {}
-        arrays |= {
-            "calibration": self.outliers.calibration,
-            "fill": self.outliers.fill,
+        arrays |= _calibration_arrays(self.outliers) | {
             "bins.edges": self.bins.edges,
             "bins.categorical": self.bins.categorical,
             "bins.counts": self.bins.counts,
@@ -209,6 +213,7 @@ class Profile:
             "schema": self.schema.to_json(),
             "detector": detector.kind if compiled else type(detector).__qualname__,
             "alpha": self.outliers.alpha,
+            "group_by": None if self.outliers.groups is None else self.outliers.groups.column,
             "watched": list(self.bins.names),
             "model": self.model,
             "versions": self.versions,
@@ -246,7 +251,7 @@ class Profile:
         detector = read_detector(document["detector"], own)
         return cls(
             schema=Schema.from_json(document["schema"]),
-            outliers=CalibratedDetector(detector, arrays["calibration"], document["alpha"], arrays["fill"]),
+            outliers=_calibrated(detector, document, arrays),
             bins=Bins(
                 tuple(document["watched"]), arrays["bins.edges"], arrays["bins.categorical"], arrays["bins.counts"]
             ),
@@ -258,6 +263,29 @@ class Profile:
 
     def __repr__(self) -> str:
         return f"Profile({self.tag or self.digest!r}, features={len(self.schema.features)}, rows={self.bins.rows})"
+
+
+def _calibration_arrays(calibrated: CalibratedDetector) -> dict[str, npt.NDArray[Any]]:
+    arrays = {"calibration": calibrated.calibration, "fill": calibrated.fill}
+    if calibrated.centre is not None:
+        arrays["centre"] = calibrated.centre
+    if calibrated.groups is not None:
+        scores = [*calibrated.groups.scores.values(), calibrated.groups.rest]
+        arrays["groups.codes"] = np.array(list(calibrated.groups.scores))
+        arrays["groups.sizes"] = np.array([len(own) for own in scores], np.int64)
+        arrays["groups.scores"] = np.concatenate(scores)
+    return arrays
+
+
+def _calibrated(detector: Any, document: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> CalibratedDetector:
+    groups = None
+    if document.get("group_by") is not None:
+        *scores, rest = np.split(arrays["groups.scores"], np.cumsum(arrays["groups.sizes"])[:-1])
+        own = dict(zip(arrays["groups.codes"].tolist(), scores, strict=True))
+        groups = Groups(document["group_by"], own, rest)
+    return CalibratedDetector(
+        detector, arrays["calibration"], document["alpha"], arrays["fill"], arrays.get("centre"), groups
+    )
 
 
 def _pack(arrays: dict[str, npt.NDArray[Any]]) -> bytes:

@@ -60,6 +60,19 @@ class Schema:
         }
         return Layout(tuple(feature.name for feature in self.features), codes)
 
+    def column(self, which: str | int) -> int:
+        """The number of a column, from its name or its number.
+
+        Raises:
+            ProfileError: there is no such column.
+        """
+        names = [feature.name for feature in self.features]
+        if which in names:
+            return names.index(str(which))
+        if isinstance(which, int) and 0 <= which < len(names):
+            return which
+        raise ProfileError(f"{which!r} names no column; the columns are {', '.join(names[:20])}.")
+
     def to_json(self) -> list[dict[str, Any]]:
         """As it stands in ``profile.json``."""
         return [asdict(feature) for feature in self.features]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import bentoml
 
-from guardrails.errors import Rejected
+from guardrails.errors import DecorationError, Rejected
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
@@ -112,6 +112,26 @@ class BentoHost:
         api = api_method(attribute)
         fn: Callable[..., Any] | None = None if api is None else api.func
         return fn
+
+    def is_dependency(self, owner: type, name: str) -> bool:
+        """As ``name = bentoml.depends(...)`` says."""
+        return _dependency(owner, name) is not None
+
+    def dependency_function(self, owner: type, name: str, api: str) -> Callable[..., Any] | None:
+        """The function behind the other service's API; None where it is a URL or a deployment."""
+        on = getattr(_dependency(owner, name), "on", None)
+        if on is None:
+            return None
+        if api not in on.apis:
+            raise DecorationError(f"{on.name} has no API {api!r}; it has {', '.join(on.apis)}. Name one of these.")
+        fn: Callable[..., Any] = on.apis[api].func
+        return fn
+
+
+def _dependency(owner: type, name: str) -> Any:
+    module = sys.modules.get("_bentoml_sdk.service.dependency")
+    attribute = inspect.getattr_static(owner, name, None)
+    return attribute if module is not None and isinstance(attribute, module.Dependency) else None
 
 
 def settle_media_type(owner: type, name: str) -> None:

@@ -12,12 +12,14 @@ import bentoml
 from guardrails.core.pipeline import MARK, Pipeline
 from guardrails.decisions.guard import Features, Record
 from guardrails.errors import DecorationError
+from guardrails.fallbacks.ceiling import FallbackShare
 from guardrails.profile.profile import Profile
 from guardrails.profile.reference import ProfileRef
 from guardrails.serving.endpoints import Endpoints
 from guardrails.serving.host import INSTALLED, mark_serving
 from guardrails.serving.middleware import GuardMiddleware
 from guardrails.serving.status import Worker
+from guardrails.typing import Guard
 
 if TYPE_CHECKING:
     from _bentoml_sdk import Service
@@ -46,6 +48,8 @@ class install:  # noqa: N801  # a decorator is read as a verb
         asgi_spans: keep the four or five "http send" and "http receive" spans that the ASGI layer adds to each request
             (and one per item of a stream). They say nothing that the server span does not, and cost more than all
             guards together; the default leaves them out of this service's traces.
+        fallback_ceiling: the share of recent rows, per method and worker, that somebody else than the method may
+            answer before ``guardrails_fallback_alarm`` says 1. The share itself is always measured.
 
     Raises:
         DecorationError: at import, when it stands below ``@bentoml.service``, or a guard cannot work in this service.
@@ -57,10 +61,13 @@ class install:  # noqa: N801  # a decorator is read as a verb
     token: str | None = None
     features: Features = "none"
     asgi_spans: bool = False
+    fallback_ceiling: float | None = None
 
     def __post_init__(self) -> None:
         if not self.path.startswith("/") or self.path == "/":
             raise DecorationError(f"install(path={self.path!r}): the path begins with a slash and is more than one.")
+        if self.fallback_ceiling is not None and not 0.0 < self.fallback_ceiling < 1.0:
+            raise DecorationError(f"install(fallback_ceiling={self.fallback_ceiling!r}): a share, between 0 and 1.")
         if self.features not in ("store", "hash", "none"):
             raise DecorationError(f"install(features={self.features!r}): it is 'store', 'hash' or 'none'.")
 
@@ -79,9 +86,11 @@ class install:  # noqa: N801  # a decorator is read as a verb
         pipelines = guarded_apis(service)
         _verify(service.inner, pipelines)
         worker = Worker(service.name, pipelines, self.profile, self.decisions, asgi_spans=self.asgi_spans)
+        installed: tuple[Guard, ...] = (FallbackShare(self.fallback_ceiling),)
         if self.decisions is not None:
-            setattr(service.inner, INSTALLED, (Record(self.decisions, self.features),))
+            installed += (Record(self.decisions, self.features),)
             setattr(service.inner, DEPLOYMENT_HOOK, bentoml.on_deployment(_prepare_store(self.decisions)))
+        setattr(service.inner, INSTALLED, installed)
         tag = getattr(self.profile, "tag", None)
         if tag is not None and all(str(getattr(model, "tag", "")) != tag for model in service.models):
             service.models.append(BentoModel(tag))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from guardrails._version import __version__
 from guardrails.core.host import host
-from guardrails.core.pipeline import Pipeline
+from guardrails.core.pipeline import Pipeline, Plan
 from guardrails.drift.report import MIN_ROWS, compare
 from guardrails.drift.sampler import Sampler, samplers
 from guardrails.profile.profile import Profile
@@ -56,6 +56,7 @@ class Worker:
         self.profile: Profile | None = None
         self.problem: str | None = "starting"
         self.log: DecisionLog | None = None
+        self._plans: dict[str, Plan] = {}
         self._started = time.time()
 
     def start(self, instance: Any) -> None:
@@ -84,6 +85,7 @@ class Worker:
             "version": __version__,
             "profile": self._profile(),
             "guards": {name: [repr(guard) for guard in p.guards] for name, p in self.pipelines.items()},
+            "state": {name: plan.status() for name, plan in self._plans.items()},
             "decisions": self._decisions(),
             "drift": self._drift(),
         }
@@ -97,7 +99,7 @@ class Worker:
             if self._spec is not None:
                 self.profile = resolve(self._spec, instance)
             for name, pipeline in self.pipelines.items():
-                pipeline.bind(instance)
+                self._plans[name] = pipeline.bind(instance)
                 settle_media_type(type(instance), name)
         except Exception as error:
             self.problem = f"{type(error).__name__}: {error}"

@@ -156,6 +156,8 @@ class _Tracing:
             attributes[semconv.ROWS] = call.rows_total
             diverted = (part.index for part in call.parts if part is not call.primary)
             attributes[semconv.DIVERTED_ROWS] = sum(call.rows_total if i is None else len(i) for i in diverted)
+        if call.tried:
+            attributes[semconv.ATTEMPTS] = call.tried
         if self._streams:
             attributes[semconv.STREAM_ITEMS] = call.stream_items
         if call.cancelled:

@@ -9,7 +9,7 @@ import numpy as np
 
 from guardrails import semconv
 from guardrails.core.call import Call, Stage
-from guardrails.core.method import Argument, Method
+from guardrails.core.method import Method
 from guardrails.core.payload import Problem, RowSet
 from guardrails.core.pipeline import attach, brief
 from guardrails.core.targets import Chain, Fallbacks, Reject, at_least_one, chain
@@ -34,6 +34,7 @@ class validate:  # noqa: N801  # a decorator is read as a verb
         margin: how far outside of the range is still taken, in widths of the range.
         features: the argument that holds the rows; the first one by default.
         in_batch: who answers invalid rows in a batchable method, where nothing can be rejected.
+        enforce: False judges and records, and changes nothing.
 
     Raises:
         DecorationError: at decoration or start-up, when the fallback cannot stand in for the method.
@@ -55,6 +56,7 @@ class validate:  # noqa: N801  # a decorator is read as a verb
     margin: float = 1.0
     features: str | None = None
     in_batch: Fallbacks | None = None
+    enforce: bool = True
     name: ClassVar[str] = "validate"
     stage: Stage = Stage.VALIDATE
     __repr__ = brief
@@ -81,9 +83,8 @@ class validate:  # noqa: N801  # a decorator is read as a verb
     def bind(self, method: Method) -> Hooks:
         """At worker start: load the profile, resolve the fallback."""
         profile = resolve(self.profile, method.owner)
-        validator = _Validator(profile, self.margin, method, chain(self._fallback(method), method))
-        validator.at = method.argument(self.features)
-        return Hooks(validator.before)
+        validator = _Validator(profile, self, method, chain(self._fallback(method), method))
+        return Hooks(validator.before, chain=validator.chain)
 
     def _fallback(self, method: Method) -> Fallbacks:
         if method.batchable and self.in_batch is not None:
@@ -94,11 +95,10 @@ class validate:  # noqa: N801  # a decorator is read as a verb
 class _Validator:
     """What one validated method needs at run time."""
 
-    at: Argument
-
-    def __init__(self, profile: Profile, margin: float, method: Method, fallback: Chain) -> None:
-        features = profile.schema.features
-        self._layout, self._chain, self._batchable = profile.layout, fallback, method.batchable
+    def __init__(self, profile: Profile, options: validate, method: Method, fallback: Chain) -> None:
+        features, margin = profile.schema.features, options.margin
+        self._at, self._enforce = method.argument(options.features), options.enforce
+        self._layout, self.chain, self._batchable = profile.layout, fallback, method.batchable
         self._names = [feature.name for feature in features]
         low = np.array([-np.inf if feature.low is None else feature.low for feature in features])
         high = np.array([np.inf if feature.high is None else feature.high for feature in features])
@@ -111,7 +111,7 @@ class _Validator:
         self._may_miss = np.array([feature.missing > 0 for feature in features])
 
     def before(self, call: Call) -> None:
-        rows = call.rows(self.at, self._layout)
+        rows = call.rows(self._at, self._layout)
         if rows.problems:
             self._answer(call, rows, rows.rows_with_problems())
             return
@@ -135,7 +135,10 @@ class _Validator:
 
     def _answer(self, call: Call, rows: RowSet, bad: Mask | None) -> None:
         problems = rows.problems[:MAX_PROBLEMS]
-        if self._chain[0].rejects:
+        if not self._enforce:
+            call.shadow(bad, semconv.INVALID, self.chain[0].route)
+            return
+        if self.chain[0].rejects:
             call.refuse(invalid_message(rows), semconv.INVALID, problems)
             return
         unreadable = any(p.rule in ("rows", "width", "empty") and p.row is None for p in problems)
@@ -143,7 +146,7 @@ class _Validator:
             call.refuse(invalid_message(rows), semconv.INVALID, problems)
             return
         call.problems = problems
-        call.divert(bad, self._chain, semconv.INVALID)
+        call.divert(bad, self.chain, semconv.INVALID)
 
     def _problems(self, matrix: Rows, within: Mask, *, single: bool) -> tuple[Problem, ...]:
         return tuple(

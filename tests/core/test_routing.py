@@ -304,11 +304,11 @@ def test_a_rejection_that_is_certain_asks_nobody(profile: gr.Profile) -> None:
 
 
 def test_a_chain_may_end_in_a_rejection(profile: gr.Profile) -> None:
-    """A fallback that fails hands over to reject(), whose reason is what went wrong last."""
+    """A fallback that fails hands over to reject(), whose reason is still why the model did not answer."""
     fn = Model().guarded(gr.check_outliers(profile, fallback=[failing(ValueError("spare")), gr.reject()]))
     with pytest.raises(gr.Rejected) as caught:
         fn([OUTLIER])
-    assert caught.value.reason == "error"
+    assert caught.value.reason == "outlier"
     assert caught.value.__cause__ is None
 
 

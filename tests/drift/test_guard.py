@@ -118,7 +118,7 @@ def test_a_fallback_that_answered_the_whole_request_is_not_taken_for_the_model()
     """The primary's answer was thrown away because the two could not be merged."""
     profile = fresh(outputs=np.arange(400) % 2)
 
-    @gr.check_outliers(profile, fallback=gr.constant({"prediction": 1}))
+    @gr.check_outliers(profile, fallback=lambda rows: {"prediction": 1})
     @gr.sample_drift(profile)
     def predict(rows: np.ndarray) -> list:
         return [0 for _ in rows]

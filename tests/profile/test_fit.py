@@ -143,7 +143,7 @@ def test_text_outputs_are_refused_for_what_they_are():
         ({"categorical": [-1]}, "names no column"),
         ({"alpha": 0.0001}, "cannot be promised"),
         ({"alpha": 2}, "between 0 and 1"),
-        ({"detector": "knn"}, "unknown"),
+        ({"detector": "oracle"}, "unknown"),
         ({"calibration": 1.0}, "no share"),
     ],
     ids=str,
