@@ -28,7 +28,7 @@ from guardrails.drift.guard import sample_drift  # noqa: E402
 from guardrails.exploration.guard import explore  # noqa: E402
 from guardrails.fallbacks.guard import fall_back  # noqa: E402
 from guardrails.outliers.guard import check_outliers  # noqa: E402
-from guardrails.profile import Profile  # noqa: E402
+from guardrails.profile import Feature, Profile, Schema  # noqa: E402
 from guardrails.serving.install import install  # noqa: E402
 from guardrails.stack import guarded  # noqa: E402
 from guardrails.tracing.guard import traced  # noqa: E402
@@ -41,12 +41,14 @@ __all__ = [
     "DecisionStoreError",
     "DecorationError",
     "EpsilonGreedy",
+    "Feature",
     "GuardrailsError",
     "GuardrailsWarning",
     "Pipeline",
     "Profile",
     "ProfileError",
     "Rejected",
+    "Schema",
     "Stage",
     "__version__",
     "check_outliers",

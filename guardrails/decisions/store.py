@@ -118,6 +118,12 @@ class DecisionStore:
             else:
                 return
 
+    def exists(self) -> bool:
+        """Whether there are decisions to read: a store that nobody has written to is not made by looking at it."""
+        if self._file is not None and not self._file.exists():
+            return False
+        return sa.inspect(self.engine).has_table(DECISIONS.name)
+
     def write(self, kind: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Commit rows of one kind in one transaction; rows of a decision that is there already are passed over."""
         self._make_again_if_gone()
@@ -193,7 +199,7 @@ def _add_missing(connection: sa.Connection) -> None:
     for column in _ADDED:
         if column.name not in known:
             kind = column.type.compile(dialect=connection.dialect)
-            connection.execute(sa.DDL(f"ALTER TABLE {DECISIONS.name} ADD COLUMN {column.name} {kind}"))
+            connection.exec_driver_sql(f"ALTER TABLE {DECISIONS.name} ADD COLUMN {column.name} {kind}")
 
 
 def _insert_new(dialect: str, table: sa.Table) -> Any:

@@ -3,5 +3,6 @@
 from guardrails.outliers.calibration import CalibratedDetector, calibrate
 from guardrails.outliers.fitting import fit
 from guardrails.outliers.forest import IsolationForest
+from guardrails.outliers.recalibration import Recalibration, recalibrate
 
-__all__ = ["CalibratedDetector", "IsolationForest", "calibrate", "fit"]
+__all__ = ["CalibratedDetector", "IsolationForest", "Recalibration", "calibrate", "fit", "recalibrate"]

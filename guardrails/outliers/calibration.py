@@ -168,8 +168,8 @@ class CalibratedDetector:
         if impossible.any():
             return np.asarray(impossible / impossible.sum())
         filled = np.where(np.isnan(row), self.fill, row)
-        own = getattr(self.detector, "contributions", None)
-        parts = own(filled) if own is not None else self._occlusion(filled)
+        own: Callable[[Any], npt.NDArray[np.float64]] | None = getattr(self.detector, "contributions", None)
+        parts: npt.NDArray[np.float64] = own(filled) if own is not None else self._occlusion(filled)
         parts = np.nan_to_num(np.maximum(parts, 0.0), posinf=0.0)
         total = parts.sum()
         return np.asarray(parts / total if total > 0 else parts)
@@ -180,7 +180,7 @@ class CalibratedDetector:
         rows = np.tile(row, (len(row) + 1, 1))
         np.fill_diagonal(rows, self.centre)
         scores = _scores(self.detector, rows, self.fill, _numbers)
-        return scores[-1] - scores[:-1]
+        return np.asarray(scores[-1] - scores[:-1])
 
     def _checked(self, rows: Rows) -> Rows:
         if not isinstance(rows, np.ndarray) or rows.dtype != np.float64:

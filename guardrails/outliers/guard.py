@@ -229,18 +229,18 @@ class _Check:
         if not self._enforce:
             call.shadow(mask, semconv.INVALID, semconv.REJECTED if self._refuses else self.chain[0].route)
         elif self._refuses:
-            call.refuse(invalid_message(rows), semconv.INVALID, rows.problems[:MAX_PROBLEMS])
+            call.refuse(invalid_message(rows, len(rows.problems)), semconv.INVALID, rows.problems[:MAX_PROBLEMS])
         else:
             call.divert(mask, self.chain, semconv.INVALID)
 
 
-def invalid_message(rows: RowSet) -> str:
+def invalid_message(rows: RowSet, total: int) -> str:
     """One sentence for the client: the first problem, and how many more there are."""
     first = rows.problems[0]
     where = " ".join(
         [f"row {first.row}" if first.row is not None else "the input", f"field {first.field!r}" if first.field else ""]
     ).strip()
-    more = f" ({len(rows.problems) - 1} more problems)" if len(rows.problems) > 1 else ""
+    more = f" (and {total - 1} more)" if total > 1 else ""
     return f"Invalid input: in {where}, {first.expected} expected, {first.found} found{more}."
 
 

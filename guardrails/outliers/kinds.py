@@ -45,10 +45,10 @@ def fitter(name: str) -> Callable[[Rows, int], Detector]:
     """
     known = _SYNONYMS.get(name, name)
     if known == _ROBUST:
-        return lambda rows, seed: _class("mahalanobis").fit(rows, robust=True, seed=seed)  # type: ignore[no-any-return]
+        return lambda rows, seed: _class("mahalanobis").fit(rows, robust=True, seed=seed)
     if known not in _KINDS:
         raise ProfileError(f"detector={name!r} is unknown; there is {', '.join(map(repr, NAMES))}.")
-    return lambda rows, seed: _class(known).fit(rows, seed=seed)  # type: ignore[no-any-return]
+    return lambda rows, seed: _class(known).fit(rows, seed=seed)
 
 
 def read_detector(kind: str, arrays: Arrays) -> Detector:
@@ -60,10 +60,12 @@ def read_detector(kind: str, arrays: Arrays) -> Detector:
     if kind == "combined":
         from guardrails.outliers.combine import Combined
 
-        return Combined.from_arrays(arrays, read_detector)
+        combined: Detector = Combined.from_arrays(arrays, read_detector)
+        return combined
     if kind not in _KINDS and kind not in _READ_ONLY:
         raise ProfileError(f"this version knows no detector of kind {kind!r}; it knows {', '.join(_KINDS)}.")
-    return _class(kind).from_arrays(arrays)  # type: ignore[no-any-return]
+    found: Detector = _class(kind).from_arrays(arrays)
+    return found
 
 
 def _class(kind: str) -> Any:

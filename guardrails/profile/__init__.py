@@ -2,5 +2,6 @@
 
 from guardrails.profile.profile import Profile
 from guardrails.profile.reference import ProfileRef
+from guardrails.profile.schema import Feature, Schema
 
-__all__ = ["Profile", "ProfileRef"]
+__all__ = ["Feature", "Profile", "ProfileRef", "Schema"]

@@ -7,7 +7,7 @@ import io
 import json
 import platform
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import cached_property
 from importlib import metadata
@@ -134,6 +134,11 @@ class Profile:
         from guardrails.profile.reference import ProfileRef
 
         return ProfileRef(tag)
+
+    def with_outliers(self, outliers: CalibratedDetector) -> Profile:
+        """The same profile with another calibrated detector, not yet stored."""
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        return replace(self, outliers=outliers, created=now, tag=None)
 
     def save(self, name: str) -> Tag:
         """Store it in the BentoML model store, as JSON and npz: nothing in it is executable.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from guardrails.typing import Rows
 
 MAX_CATEGORIES = 1000
 _CATEGORIES = (str, int, float, bool)
+_NUMERIC = ("number", "integer", "boolean")
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,13 @@ class Feature:
 
     Attributes:
         name: its name; ``feature_<i>`` where the data had none.
-        low, high: the range seen; None for a category.
-        missing: the share of rows without a value.
+        low, high: the range seen; None for a category, and where there is no bound.
+        missing: the share of rows without a value; where it is zero, a missing value is out of order.
         categories: the values seen, in the order of their codes; empty for a number.
+        numeric: ``number``, ``integer`` or ``boolean`` (0 or 1).
+
+    Raises:
+        ProfileError: the bounds or the kind make no sense.
     """
 
     name: str
@@ -33,11 +38,18 @@ class Feature:
     high: float | None = None
     missing: float = 0.0
     categories: tuple[Any, ...] = ()
+    numeric: str = "number"
+
+    def __post_init__(self) -> None:
+        if self.numeric not in _NUMERIC:
+            raise ProfileError(f"feature {self.name!r}: numeric={self.numeric!r}; it is one of {', '.join(_NUMERIC)}.")
+        if self.low is not None and self.high is not None and not self.low <= self.high:
+            raise ProfileError(f"feature {self.name!r}: no value is between low={self.low} and high={self.high}.")
 
     @property
     def kind(self) -> str:
-        """``number`` or ``category``."""
-        return "category" if self.categories else "number"
+        """``number``, ``integer``, ``boolean`` or ``category``."""
+        return "category" if self.categories else self.numeric
 
     @property
     def constant(self) -> bool:
@@ -47,9 +59,35 @@ class Feature:
 
 @dataclass(frozen=True)
 class Schema:
-    """All columns, in order."""
+    """All columns, in order: learned by `Profile.fit`, or given by hand.
+
+    Raises:
+        ProfileError: there is no column, or two have the same name.
+
+    Example:
+        >>> import guardrails as gr
+        >>> schema = gr.Schema((gr.Feature("age", low=0, high=120, numeric="integer"), gr.Feature("dose", low=0.0)))
+        >>> @gr.validate(schema)
+        ... def predict(patient: dict) -> float:
+        ...     return 0.5
+        >>> predict({"age": 150, "dose": 1.0})
+        Traceback (most recent call last):
+        ...
+        guardrails.errors.Rejected: Invalid input: in the input field 'age', between 0 and 120 expected, larger found.
+    """
 
     features: tuple[Feature, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "features", tuple(self.features))
+        names = [feature.name for feature in self.features]
+        if not names or len(set(names)) != len(names):
+            raise ProfileError(f"a schema has at least one column, and no name twice: {names[:20]}.")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(feature.name for feature in self.features)
 
     def layout(self) -> Layout:
         """How a payload is read by these columns."""
@@ -58,7 +96,7 @@ class Schema:
             for column, feature in enumerate(self.features)
             if feature.categories
         }
-        return Layout(tuple(feature.name for feature in self.features), codes)
+        return Layout(self.names, codes)
 
     def column(self, which: str | int) -> int:
         """The number of a column, from its name or its number.
@@ -66,12 +104,11 @@ class Schema:
         Raises:
             ProfileError: there is no such column.
         """
-        names = [feature.name for feature in self.features]
-        if which in names:
-            return names.index(str(which))
-        if isinstance(which, int) and 0 <= which < len(names):
+        if which in self.names:
+            return self.names.index(str(which))
+        if isinstance(which, int) and 0 <= which < len(self.names):
             return which
-        raise ProfileError(f"{which!r} names no column; the columns are {', '.join(names[:20])}.")
+        raise ProfileError(f"{which!r} names no column; the columns are {', '.join(self.names[:20])}.")
 
     def to_json(self) -> list[dict[str, Any]]:
         """As it stands in ``profile.json``."""
@@ -104,8 +141,11 @@ def learn(X: Any, feature_names: Sequence[str] | None, categorical: Collection[s
         raise ProfileError(f"categorical={unknown!r} names no column; the columns are {', '.join(names[:20])}.")
     chosen = {names[c] if isinstance(c, int) else c for c in categorical}
     features, arrays = [], []
+    typed = hasattr(X, "iloc")  # a matrix has one type for all its columns, which says little about any of them
     for name, column in zip(names, columns, strict=True):
         feature, array = (_category if name in chosen else _number)(name, column)
+        if typed and feature.kind == "number":
+            feature = replace(feature, numeric=_numeric(column))
         features.append(feature)
         arrays.append(array)
     return Schema(tuple(features)), np.column_stack(arrays)
@@ -145,6 +185,13 @@ def _number(name: str, column: npt.NDArray[Any]) -> tuple[Feature, npt.NDArray[n
         raise ProfileError(f"column {name!r} holds infinities; remove these rows.")
     seen = values[~missing]
     return Feature(name, float(seen.min()), float(seen.max()), float(missing.mean())), values
+
+
+def _numeric(column: npt.NDArray[Any]) -> str:
+    if column.dtype.kind == "O":  # with gaps in between, pandas' own types come as objects
+        kinds = {type(value) for value in column.tolist() if not is_missing(value)}
+        return "boolean" if kinds <= {bool} else "integer" if kinds <= {int} else "number"
+    return {"b": "boolean", "i": "integer", "u": "integer"}.get(column.dtype.kind, "number")
 
 
 def _as_number(value: Any) -> Any:
