@@ -96,7 +96,8 @@ class install:  # noqa: N801  # a decorator is read as a verb
             service.models.append(BentoModel(tag))
         setattr(service.inner, STARTUP_HOOK, bentoml.on_startup(_start(worker)))
         service.inner.__is_ready__ = _ready(worker, getattr(service.inner, "__is_ready__", None))
-        service.add_asgi_middleware(GuardMiddleware)
+        routes = tuple(service.apis[name].route for name in pipelines)
+        service.add_asgi_middleware(GuardMiddleware, guarded=routes)
         # A plain callable, not a Starlette app: BentoML lists a Starlette's routes in the service's schema.
         service.mount_asgi_app(Endpoints(worker, self.path, self.token), path=self.path, name="guardrails")
         return service

@@ -1,12 +1,13 @@
-"""The middleware: response headers, and the body of a refusal."""
+"""The middleware: response headers, the body of a refusal, and the refusal in the served OpenAPI."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any, TypeAlias
 
 from guardrails.core.request import CURRENT, RequestState
+from guardrails.serving.openapi import PATH, with_refusals
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -19,15 +20,23 @@ _REPLACED = (b"content-length", b"content-type")
 
 
 class GuardMiddleware:
-    """Carries what the guards say of a request into its response. Sits inside BentoML's tracing, outside its API."""
+    """Carries what the guards say of a request into its response. Sits inside BentoML's tracing, outside its API.
 
-    def __init__(self, app: App) -> None:
-        self.app = app
+    Args:
+        app: what it wraps.
+        guarded: the paths of the guarded methods, which the OpenAPI document gets a 422 for.
+    """
+
+    def __init__(self, app: App, guarded: Collection[str] = ()) -> None:
+        self.app, self._guarded = app, guarded
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
+            return
+        if scope["path"].endswith(PATH):
+            await self.app(scope, receive, _Document(self._guarded, send).send)
             return
         state = RequestState()
         token = CURRENT.set(state)
@@ -35,6 +44,23 @@ class GuardMiddleware:
             await self.app(scope, receive, _Answer(state, send).send)
         finally:
             CURRENT.reset(token)
+
+
+class _Document:
+    """The OpenAPI document on its way out."""
+
+    def __init__(self, guarded: Collection[str], send: Send) -> None:
+        self._guarded, self._send = guarded, send
+        self._start: Message = {}
+        self._body = b""
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == _START:
+            self._start = message
+            return
+        self._body += message.get("body", b"")
+        if not message.get("more_body", False):
+            await _send_json(self._start, with_refusals(self._body, self._guarded), [], self._send)
 
 
 class _Answer:
@@ -55,15 +81,17 @@ class _Answer:
             refused = self._state.rejection
             if refused is not None and message["status"] == refused.error_code.value:
                 self._refused = True
-                await self._refuse(message, own, json.dumps(refused.body()).encode())
+                await _send_json(message, json.dumps(refused.body()).encode(), own, self._send)
                 return
             message = {**message, "headers": [*message.get("headers", ()), *own]}
         if not self._refused:
             await self._send(message)
         # Otherwise this is the body BentoML made of the exception, which ours has replaced.
 
-    async def _refuse(self, start: Message, own: list[tuple[bytes, bytes]], body: bytes) -> None:
-        kept = [pair for pair in start.get("headers", ()) if pair[0].lower() not in _REPLACED]
-        kept += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *own]
-        await self._send({**start, "headers": kept})
-        await self._send({"type": _BODY, "body": body})
+
+async def _send_json(start: Message, body: bytes, more: list[tuple[bytes, bytes]], send: Send) -> None:
+    """A response with the status and headers of another, and a JSON body of ours."""
+    kept = [pair for pair in start.get("headers", ()) if pair[0].lower() not in _REPLACED]
+    kept += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *more]
+    await send({**start, "headers": kept})
+    await send({"type": _BODY, "body": body})

@@ -27,10 +27,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BENTOML_HOME with both services' models and profiles; copied for each server, never served from."""
+    """A BENTOML_HOME with the services' models and profiles; copied for each server, never served from."""
     home = tmp_path_factory.mktemp("store")
     env = {**os.environ, "BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "true"}
-    for module in ("services.tumor.train", "services.songs.train"):
+    for module in ("services.tumor.train", "services.songs.train", "services.digits.train"):
         subprocess.run([sys.executable, "-m", module], cwd=ROOT, env=env, check=True, capture_output=True)
     return home
 
@@ -48,7 +48,8 @@ def serve(store: Path, tmp_path: Path) -> Iterator[Serve]:
         home, cwd = tmp_path / f"home{number}", tmp_path / f"cwd{number}"
         shutil.copytree(store, home)
         cwd.mkdir()
-        name = {"Tumor": "tumor", "Songs": "songs"}.get(target.rpartition(":")[2], target.rpartition(":")[2])
+        service = target.rpartition(":")[2]
+        name = service.lower() if service in ("Tumor", "Songs", "Digits") else service
         env: dict[str, str | None] = {
             "PYTHONPATH": str(ROOT),
             "BENTOML_CONFIG_OPTIONS": f"services.{name}.tracing.sample_rate={sample_rate}",
