@@ -141,11 +141,12 @@ def learn(X: Any, feature_names: Sequence[str] | None, categorical: Collection[s
         raise ProfileError(f"categorical={unknown!r} names no column; the columns are {', '.join(names[:20])}.")
     chosen = {names[c] if isinstance(c, int) else c for c in categorical}
     features, arrays = [], []
-    typed = hasattr(X, "iloc")  # a matrix has one type for all its columns, which says little about any of them
-    for name, column in zip(names, columns, strict=True):
+    # A matrix has one type for all its columns, which says little about any of them.
+    types = [X.dtypes.iloc[i] for i in range(len(names))] if hasattr(X, "iloc") else [None] * len(names)
+    for name, column, typed in zip(names, columns, types, strict=True):
         feature, array = (_category if name in chosen else _number)(name, column)
-        if typed and feature.kind == "number":
-            feature = replace(feature, numeric=_numeric(column))
+        if typed is not None and feature.kind == "number":
+            feature = replace(feature, numeric=_numeric(column, getattr(typed, "kind", "O")))
         features.append(feature)
         arrays.append(array)
     return Schema(tuple(features)), np.column_stack(arrays)
@@ -187,11 +188,11 @@ def _number(name: str, column: npt.NDArray[Any]) -> tuple[Feature, npt.NDArray[n
     return Feature(name, float(seen.min()), float(seen.max()), float(missing.mean())), values
 
 
-def _numeric(column: npt.NDArray[Any]) -> str:
-    if column.dtype.kind == "O":  # with gaps in between, pandas' own types come as objects
+def _numeric(column: npt.NDArray[Any], kind: str) -> str:
+    if kind == "O":
         kinds = {type(value) for value in column.tolist() if not is_missing(value)}
         return "boolean" if kinds <= {bool} else "integer" if kinds <= {int} else "number"
-    return {"b": "boolean", "i": "integer", "u": "integer"}.get(column.dtype.kind, "number")
+    return {"b": "boolean", "i": "integer", "u": "integer"}.get(kind, "number")
 
 
 def _as_number(value: Any) -> Any:
