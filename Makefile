@@ -44,17 +44,21 @@ types: $(TEST)/.ready  ## mypy --strict
 
 bench: $(TEST)/.ready  ## all benchmarks (about fifteen minutes)
 	@$(TEST)/bin/python -m benchmarks.overhead
+	@$(TEST)/bin/python -m benchmarks.detectors
 	@$(TEST)/bin/python -m benchmarks.served
 
 bench-quick: $(TEST)/.ready  ## a smoke of the benchmarks (two minutes)
 	@$(TEST)/bin/python -m benchmarks.overhead --quick
+	@$(TEST)/bin/python -m benchmarks.detectors --quick
 	@$(TEST)/bin/python -m benchmarks.served --quick
 
-bento: $(DEMO)/.ready  ## build both services as bentos that carry this library
+bento: $(DEMO)/.ready  ## build the three services as bentos that carry this library
 	@$(DEMO)/bin/python -m services.tumor.train
 	@$(DEMO)/bin/python -m services.songs.train
+	@$(DEMO)/bin/python -m services.digits.train
 	@$(DEMO)/bin/bentoml build -f services/tumor/bentofile.yaml .
 	@$(DEMO)/bin/bentoml build -f services/songs/bentofile.yaml .
+	@$(DEMO)/bin/bentoml build -f services/digits/bentofile.yaml .
 
 backend: $(BACKEND)/.ready  ## a real trace backend (Arize Phoenix, 850 MB) in an environment of its own
 

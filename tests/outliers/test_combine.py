@@ -123,7 +123,8 @@ def test_a_tie_stays_a_tie_where_a_score_differs_in_its_last_bits():
     """Scores of few values with rounding noise on them: a row is not torn from its twins."""
     scale = np.sort(np.repeat([1.0, 2.0], 50) * (1 + 1e-16 * np.arange(100)))
     vote = Vote((Column(0), Column(0)), (scale, scale), "fisher")
-    noisy = np.array([[2.0], [np.nextafter(2.0, 3)], [np.nextafter(2.0, 1)]])
+    noisy = 2.0 * (1 + 1e-16 * np.array([[0], [60], [75], [90], [200]]))
+    assert len(np.unique(noisy)) == 5
     np.testing.assert_allclose(vote.score(noisy), vote.score(noisy)[0], rtol=1e-9)
 
 
