@@ -67,7 +67,7 @@ def families(X: Rows) -> Iterator[Family]:
 
     from guardrails.outliers.forest import IsolationForest as Forest
 
-    forest = IsolationForest(100, random_state=0).fit(X)
+    forest = IsolationForest(n_estimators=100, random_state=0).fit(X)
     others = {ORIGINAL: forest.score_samples, **_alibi_forest(X), **_pyod("iforest", "IForest", X, random_state=0)}
     yield Family("isolation_forest", Forest.compile(forest), others, np.negative)
     plain = EmpiricalCovariance().fit(X)

@@ -26,7 +26,7 @@ from guardrails.core.payload import (
     read,
     take,
 )
-from guardrails.core.request import CURRENT
+from guardrails.core.request import CURRENT, take_batch
 from guardrails.core.targets import Chain, Target
 from guardrails.errors import BreakerOpen, Rejected, is_clients
 from guardrails.typing import Mask, Scores
@@ -162,6 +162,7 @@ class Call:
         parts: who answers which rows. One part, unless some rows were diverted and some were not.
         verdict: what the outlier check saw, if there was one.
         exploration: what was drawn, if anything was.
+        batch: the requests behind a call of a batchable method, where they are known.
         attributes: span attributes that are not on a span yet.
         attributes_seen: those collected before the answer, which the span was opened with.
         result: the answer, once there is one; guards may replace it.
@@ -174,7 +175,7 @@ class Call:
     """
 
     __slots__ = (
-        "_read_at", "_read_by", "_rows", "args", "attributes", "attributes_seen", "cancelled", "context",
+        "_read_at", "_read_by", "_rows", "args", "attributes", "attributes_seen", "batch", "cancelled", "context",
         "error", "exploration", "flagged", "handed_back", "handed_over", "id",
         "kwargs", "parts", "plan", "primary", "problems", "rescued", "result", "rows_total",
         "shadows", "span", "started", "started_ns", "stream_items", "trace_id", "tried", "verdict",
@@ -197,6 +198,7 @@ class Call:
         self.rescued: BaseException | None = None
         self.verdict: Verdict | None = None
         self.exploration: Exploration | None = None
+        self.batch = take_batch() if plan.method.batchable else None
         self.span: Span | None = None
         self.context: Context | None = None
         self.trace_id = 0
@@ -416,8 +418,10 @@ class Call:
         return count_rows(self.args[0] if self.args else next(iter(self.kwargs.values()), None))
 
     def announce(self) -> None:
-        """Tell the middleware who answers. A batch has no one request to tell."""
+        """Tell the middleware who answers. A batch has no one request to tell, but all of them, where it knows them."""
         if self.plan.method.batchable:
+            if self.batch is not None:
+                self.batch.answered(self)
             return
         state = CURRENT.get()
         if state is not None:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
 from guardrails import semconv
 from guardrails.errors import Rejected
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import SpanContext
+
+    from guardrails.core.call import Call
 
 
 @dataclass(slots=True)
@@ -28,3 +35,25 @@ class RequestState:
 
 
 CURRENT: ContextVar[RequestState | None] = ContextVar("guardrails_request", default=None)
+
+
+class Batch(Protocol):
+    """The requests whose rows the server merged into one call of a batchable method."""
+
+    @property
+    def contexts(self) -> Sequence[SpanContext]:
+        """Their spans, for the batch's own span to link to."""
+
+    def answered(self, call: Call) -> None:
+        """Tell each of them what became of its rows. Never raises."""
+
+
+BATCH: ContextVar[Batch | None] = ContextVar("guardrails_batch", default=None)
+
+
+def take_batch() -> Batch | None:
+    """The requests behind the batch that is being called: once, so that no call within it speaks for them too."""
+    batch = BATCH.get()
+    if batch is not None:
+        BATCH.set(None)
+    return batch

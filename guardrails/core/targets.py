@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -162,7 +163,7 @@ def _is_one_entry(value: Any) -> bool:
 
 def _constant(value: Any, method: Method) -> Target:
     def saying(answer: Any) -> Callable[..., Any]:
-        return lift(lambda *_, **__: answer, method)
+        return lift(lambda *_, **__: copy.deepcopy(answer), method)
 
     def for_rows(n: int) -> Callable[..., Any]:
         if not _is_one_entry(value) or n == 1:

@@ -1,8 +1,19 @@
 """CHECK: who is an outlier, and where it goes. `fit` works over arrays, without a service."""
 
 from guardrails.outliers.calibration import CalibratedDetector, calibrate
+from guardrails.outliers.combine import combine
 from guardrails.outliers.fitting import fit
 from guardrails.outliers.forest import IsolationForest
+from guardrails.outliers.merging import merge_p_values
 from guardrails.outliers.recalibration import Recalibration, recalibrate
 
-__all__ = ["CalibratedDetector", "IsolationForest", "Recalibration", "calibrate", "fit", "recalibrate"]
+__all__ = [
+    "CalibratedDetector",
+    "IsolationForest",
+    "Recalibration",
+    "calibrate",
+    "combine",
+    "fit",
+    "merge_p_values",
+    "recalibrate",
+]

@@ -121,7 +121,8 @@ def _parsed(body: bytes) -> Reward | Answer:
         return Answer(400, {"error": f"Unknown fields: {', '.join(unknown)}. Known: {', '.join(sorted(_FIELDS))}."})
     identity, reward, action = given.get("decision_id"), given.get("reward"), given.get("served_action")
     if not isinstance(identity, str) or _ID.fullmatch(identity) is None:
-        return Answer(400, {"error": "decision_id is the text of a Guardrails-Decision-Id header."})
+        hint = "decision_id is the text of a Guardrails-Decision-Id header; of several rows, that of one: <id>/<row>."
+        return Answer(400, {"error": hint})
     if given.get("label") is None and reward is None:
         return Answer(400, {"error": "Give a label, a reward, or both."})
     if reward is not None and (isinstance(reward, bool) or not isinstance(reward, int | float) or not _finite(reward)):

@@ -94,8 +94,7 @@ class BentoHost:
             closers = _closers.setdefault(id(type(owner)), [])
             if close not in closers:
                 closers.append(close)
-            if SHUTDOWN_HOOK not in vars(type(owner)):
-                setattr(type(owner), SHUTDOWN_HOOK, bentoml.on_shutdown(_close_all))
+        prepare_shutdown(type(owner))
 
     def pinned(self, owner: type, tag: str) -> str:
         """The version in the running bento: ``bentoml serve`` itself would take the newest one on this machine."""
@@ -132,6 +131,15 @@ def _dependency(owner: type, name: str) -> Any:
     module = sys.modules.get("_bentoml_sdk.service.dependency")
     attribute = inspect.getattr_static(owner, name, None)
     return attribute if module is not None and isinstance(attribute, module.Dependency) else None
+
+
+def prepare_shutdown(owner: type) -> None:
+    """Give a service class its shutdown hook; at import where that is possible.
+
+    Older versions of BentoML walk through the class's attributes while start-up hooks run, and end where one is added.
+    """
+    if SHUTDOWN_HOOK not in vars(owner):
+        setattr(owner, SHUTDOWN_HOOK, bentoml.on_shutdown(_close_all))
 
 
 def settle_media_type(owner: type, name: str) -> None:

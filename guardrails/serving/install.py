@@ -15,8 +15,9 @@ from guardrails.errors import DecorationError
 from guardrails.fallbacks.ceiling import FallbackShare
 from guardrails.profile.profile import Profile
 from guardrails.profile.reference import ProfileRef
+from guardrails.serving.batches import link_batches
 from guardrails.serving.endpoints import Endpoints
-from guardrails.serving.host import INSTALLED, mark_serving
+from guardrails.serving.host import INSTALLED, mark_serving, prepare_shutdown
 from guardrails.serving.middleware import GuardMiddleware
 from guardrails.serving.status import Worker
 from guardrails.typing import Guard
@@ -50,6 +51,9 @@ class install:  # noqa: N801  # a decorator is read as a verb
             guards together; the default leaves them out of this service's traces.
         fallback_ceiling: the share of recent rows, per method and worker, that somebody else than the method may
             answer before ``guardrails_fallback_alarm`` says 1. The share itself is always measured.
+        batch_links: tell the clients of *batchable* methods apart: headers of their own, the verdict on each request's
+            own span, links from the batch's span to these. It goes into BentoML's dispatcher (of every service in the
+            process) if that is as it was read, and warns in one line if not. See `guardrails.serving.batches`.
 
     Raises:
         DecorationError: at import, when it stands below ``@bentoml.service``, or a guard cannot work in this service.
@@ -62,6 +66,7 @@ class install:  # noqa: N801  # a decorator is read as a verb
     features: Features = "none"
     asgi_spans: bool = False
     fallback_ceiling: float | None = None
+    batch_links: bool = False
 
     def __post_init__(self) -> None:
         if not self.path.startswith("/") or self.path == "/":
@@ -91,6 +96,7 @@ class install:  # noqa: N801  # a decorator is read as a verb
             installed += (Record(self.decisions, self.features),)
             setattr(service.inner, DEPLOYMENT_HOOK, bentoml.on_deployment(_prepare_store(self.decisions)))
         setattr(service.inner, INSTALLED, installed)
+        prepare_shutdown(service.inner)
         tag = getattr(self.profile, "tag", None)
         if tag is not None and all(str(getattr(model, "tag", "")) != tag for model in service.models):
             service.models.append(BentoModel(tag))
@@ -98,6 +104,8 @@ class install:  # noqa: N801  # a decorator is read as a verb
         service.inner.__is_ready__ = _ready(worker, getattr(service.inner, "__is_ready__", None))
         routes = tuple(service.apis[name].route for name in pipelines)
         service.add_asgi_middleware(GuardMiddleware, guarded=routes)
+        if self.batch_links:
+            link_batches()
         # A plain callable, not a Starlette app: BentoML lists a Starlette's routes in the service's schema.
         service.mount_asgi_app(Endpoints(worker, self.path, self.token), path=self.path, name="guardrails")
         return service

@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ReceivedSpan:
-    """One span as it came over OTLP."""
+    """One span as it came over OTLP; ``links`` are the span ids it links to."""
 
     trace_id: str
     span_id: str
@@ -25,6 +25,7 @@ class ReceivedSpan:
     attributes: dict[str, Any]
     events: tuple[str, ...]
     service: str
+    links: tuple[str, ...] = ()
 
     @property
     def milliseconds(self) -> float:
@@ -116,6 +117,7 @@ def _span(span: Any, service: str) -> ReceivedSpan:
         attributes=_attributes(span.attributes),
         events=tuple(event.name for event in span.events),
         service=service,
+        links=tuple(link.span_id.hex() for link in span.links),
     )
 
 

@@ -164,6 +164,8 @@ class _Tracing:
             attributes[semconv.CANCELLED] = True
         elif call.error is not None or call.rescued is not None:
             attributes[semconv.ERROR_TYPE] = type(call.rescued or call.error).__name__
+        for context in () if call.batch is None else call.batch.contexts:
+            span.add_link(context)
         if isinstance(span, self._own_kind):
             span.say(attributes)
         else:

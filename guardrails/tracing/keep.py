@@ -83,6 +83,11 @@ class Keeper(SpanProcessor):
         with self._lock:
             self._entry(trace_id).judged = True
 
+    def flag(self, trace_id: int) -> None:
+        """Keep the trace of a request that is still under way, whatever the sampler said."""
+        with self._lock:
+            self._entry(trace_id).flagged = True
+
     def holds(self, trace_id: int) -> bool:
         """Whether spans of this trace wait here already, which a span around them must not be missing from."""
         entry = self._waiting.get(trace_id)

@@ -39,7 +39,7 @@ def made(name, **options):
         ("iforest.IForest", {"n_estimators": 10, "random_state": 0, "contamination": 0.02, "max_features": 0.5}),
         ("mcd.MCD", {"random_state": 0}),
         ("knn.KNN", {"n_neighbors": 5}),
-        ("knn.KNN", {"n_neighbors": 1, "algorithm": "kd_tree"}),
+        ("knn.KNN", {"n_neighbors": 1}),
     ],
     ids=str,
 )

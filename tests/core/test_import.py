@@ -16,8 +16,8 @@ HEAVY = ["sklearn", "scipy", "pandas", "sqlalchemy", "alibi_detect", "_bentoml_s
 LAYERS = [
     {"typing", "errors", "semconv", "_version"},
     {"core"},
-    {"profile", "outliers", "validation", "fallbacks", "exploration", "tracing", "drift", "decisions", "stack"},
-    {"serving"},
+    {"contrib", "profile", "outliers", "validation", "fallbacks", "exploration", "tracing", "drift", "decisions", "stack"},
+    {"serving", "evaluation"},
     {"cli", "testing"},
 ]
 

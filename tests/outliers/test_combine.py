@@ -222,7 +222,7 @@ def test_two_of_a_name_are_fitted_with_different_seeds():
 @pytest.mark.parametrize("merge", RULES)
 def test_compiled_members_make_a_compiled_detector(merge):
     """Arrays without objects, read back to the same bits, also as a member of another combination."""
-    inner = combine("isolation_forest", IsolationForest.fit(ROWS, trees=5), merge=merge).fit_members(ROWS, 0)
+    inner = combine("mahalanobis", "knn", IsolationForest.fit(ROWS, trees=5), merge=merge).fit_members(ROWS, 0)
     outer = combine(inner, "isolation_forest").fit_members(ROWS, 0)
     for vote in (inner, outer):
         assert type(vote) is Combined
