@@ -71,5 +71,17 @@ class Rejected(GuardrailsError, UnprocessableEntity):
         }
 
 
+def is_rescued(error: BaseException, on: tuple[type[BaseException], ...]) -> bool:
+    """Whether somebody else may answer instead of an error.
+
+    What is the client's own fault stays the model's answer, unless its kind is named; a refusal of another guarded
+    method behind this one is no answer to this one's client.
+    """
+    if not isinstance(error, on):
+        return False
+    named = any(isinstance(error, kind) and issubclass(kind, BentoMLException) for kind in on)
+    return named or isinstance(error, Rejected) or not is_clients(error)
+
+
 class GuardrailsWarning(UserWarning):
     """Something works, but probably not as its author meant."""

@@ -1,4 +1,4 @@
-"""The whole job on embedded defaults: train, serve two bentos, send requests, show what the guards did with them.
+"""The whole job on embedded defaults: train, serve three bentos, send requests, show what the guards did with them.
 
 ``python -m services.demo`` ends by itself; ``--keep`` leaves the services running until Ctrl-C; ``--phoenix PATH``
 sends the traces to a real backend instead of the small receiver in this process.
@@ -21,7 +21,9 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,9 @@ from guardrails.testing import BentoServer, OtlpReceiver, ReceivedSpan, free_por
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / ".demo"
+SERVICES = ("tumor", "songs", "digits")
+BATCHED = ("recommend_many", "classify")
+EXAMPLES = ("diagnose", "recommend", "read")
 SERVER_KIND = 2
 SHOWN = ("route", "reason", "outlier.p_value", "outlier.threshold", "outlier.score", "deadline.met", "decision.id")
 console = Console()
@@ -64,20 +69,23 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="leave the services running until Ctrl-C")
     parser.add_argument("--phoenix", type=Path, help="Arize Phoenix' executable: send the traces there")
     options = parser.parse_args()
-    console.rule("[bold]guardrails: two guarded bentos")
+    console.rule("[bold]guardrails: three guarded bentos")
     home = train()
     with contextlib.ExitStack() as stack:
         receiver = stack.enter_context(OtlpReceiver())
         backend = stack.enter_context(phoenix(options.phoenix)) if options.phoenix else None
         endpoint = f"{backend}/v1/traces" if backend else receiver.endpoint
-        tumor = stack.enter_context(server("services.tumor.service:Tumor", home, endpoint))
-        songs = stack.enter_context(server("services.songs.service:Songs", home, endpoint))
-        console.print(f"serving tumor at [b]{tumor.url}[/b] and songs at [b]{songs.url}[/b], two workers each\n")
-        show_routes([*send_tumor(tumor), *send_songs(songs)])
+        servers = [server(f"services.{name}.service:{name.title()}", home, endpoint) for name in SERVICES]
+        with ThreadPoolExecutor() as pool:  # they start side by side: it is the longest part of all this
+            tumor, songs, digits = pool.map(stack.enter_context, servers)
+        where = ", ".join(f"{name} at [b]{one.url}[/b]" for name, one in zip(SERVICES, servers, strict=True))
+        console.print(f"serving {where}, two workers each\n", soft_wrap=True)
+        show_routes([*send_tumor(tumor), *send_songs(songs), *send_digits(digits)])
+        show_stream(digits)
         time.sleep(2.5)  # the exporter sends every half second here, the writers commit every 0.2 s
         if backend is None:
             show_traces(receiver)
-        show_decisions(tumor, songs)
+        show_decisions(*servers)
         show_drift(songs)
         how_to_go_on(tumor, backend, keep=options.keep)
         if options.keep:
@@ -86,16 +94,17 @@ def main() -> None:
 
 
 def train() -> Path:
-    """Train both models and fit their profiles, in a model store of the demo's own."""
+    """Train the models and fit their profiles, in a model store of the demo's own."""
     shutil.rmtree(FOLDER, ignore_errors=True)
     home = FOLDER / "store"
     home.mkdir(parents=True)
     environment = {**os.environ, "BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "true"}
     with console.status("training the models and fitting their profiles ..."):
-        for name in ("tumor", "songs"):
-            command = [sys.executable, "-m", f"services.{name}.train"]
-            done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)  # noqa: S603
-            console.print(f"{name}: {', '.join(done.stdout.split()[1::2])}")
+        commands = [[sys.executable, "-m", f"services.{name}.train"] for name in SERVICES]
+        run = partial(subprocess.run, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
+        with ThreadPoolExecutor() as pool:
+            for name, done in zip(SERVICES, pool.map(run, commands), strict=True):
+                console.print(f"{name}: {', '.join(done.stdout.split()[1::2])}")
     return home
 
 
@@ -144,6 +153,22 @@ def send_songs(songs: BentoServer) -> list[Answered]:
     ]
 
 
+def send_digits(digits: BentoServer) -> list[Answered]:
+    """Digits by many hands; digits askew, noisy, white on black; pictures of something else; and what is no image."""
+    import numpy as np
+
+    from services.digits import edge_cases
+    from services.digits.train import held_out
+
+    ordinary = held_out()[0][:150]
+    odd = np.concatenate(list(edge_cases.every_kind(ordinary[:6]).values()))
+    bodies: list[Any] = [{"images": [image.tolist()]} for image in [*ordinary, *odd]]
+    bodies += [{"images": np.concatenate([ordinary[:5], odd[-1:]]).tolist()}]
+    bodies += [{"images": [image.tolist()]} for image in (ordinary[0][:7], ordinary[0] * 17, ordinary[0].ravel())]
+    batches = [{"images": ordinary[i : i + 3].tolist()} for i in range(0, 60, 3)]
+    return [send(digits, "read", bodies), send(digits, "classify", batches)]
+
+
 def send(to: BentoServer, api: str, bodies: Sequence[Any]) -> Answered:
     """POST each body and note who answered."""
     answered = Answered(api)
@@ -175,14 +200,29 @@ def show_routes(everything: list[Answered]) -> None:
             )
     console.print(table)
     console.print("[bold]What they said[/bold], for example")
-    for answered in everything[:2]:
+    for answered in (one for one in everything if one.api in EXAMPLES):
         for key, body in answered.examples.items():
             console.print(f"  {shown(answered.api, *key)[0]:26} {escape(body[:49])}", overflow="crop", no_wrap=True)
 
 
 def shown(api: str, route: str, reason: str) -> tuple[str, str]:
     """A route as the table names it: one call of a batchable method serves many clients, so it has no headers."""
-    return ("batched", "") if api == "recommend_many" and route.startswith("BentoML 200") else (route, reason)
+    return ("batched", "") if api in BATCHED and route.startswith("BentoML 200") else (route, reason)
+
+
+def show_stream(digits: BentoServer) -> None:
+    """A digit as the stream tells of it, line by line."""
+    from services.digits.train import held_out
+
+    image = held_out()[0][2].tolist()
+    body = json.dumps({"image": image}).encode()
+    request = urllib.request.Request(  # noqa: S310  # our own server
+        f"{digits.url}/narrate", body, {"Content-Type": "application/json"}
+    )
+    console.print("\n[bold]A stream[/bold]: what the next line makes of a digit")
+    with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310
+        for line in response:
+            console.print(f"  {escape(line.decode().rstrip())}", highlight=False)
 
 
 def show_traces(receiver: OtlpReceiver) -> None:

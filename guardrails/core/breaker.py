@@ -86,33 +86,38 @@ class Circuit:
         self._lock = threading.Lock()
         self._recent: deque[bool] = deque(maxlen=options.window)
         self._state = CLOSED
-        self._era = 0  # what was admitted before the state last changed says nothing about the state now
+        self._tickets = self._changed_at = 0  # what was admitted before the last change says nothing of the state now
         self._since = 0.0
-        self._probing = self._passed = 0
+        self._probes: dict[int, float] = {}
+        self._passed = 0
 
     def admit(self) -> int | None:
         """Ask for a call: a ticket to be given back with its outcome, or None while the breaker is open."""
         with self._lock:
             if self._state is CLOSED:
-                return self._era
-            waited = time.monotonic() - self._since
-            # A probe that never comes back must not keep the breaker half-open for ever: after a while, another one.
-            if waited >= self._options.open_for and (self._state is OPEN or self._probing):
+                self._tickets += 1
+                return self._tickets
+            now, open_for = time.monotonic(), self._options.open_for
+            if self._state is OPEN and now - self._since >= open_for:
                 self._become(HALF_OPEN)
-            if self._state is HALF_OPEN and self._probing + self._passed < self._options.probes:
-                self._probing += 1
-                return self._era
+            if self._state is HALF_OPEN:
+                # A probe that never comes back must not keep it half-open for ever: after a while, another one goes.
+                self._probes = {ticket: began for ticket, began in self._probes.items() if now - began < open_for}
+                if len(self._probes) + self._passed < self._options.probes:
+                    self._tickets += 1
+                    self._probes[self._tickets] = now
+                    return self._tickets
             return None
 
     def succeeded(self, ticket: int) -> None:
         """The call was answered."""
         with self._lock:
-            if ticket != self._era:
+            if ticket <= self._changed_at:
                 return
             if self._state is CLOSED:
                 self._recent.append(False)
                 return
-            self._probing -= 1
+            self._probes.pop(ticket, None)
             self._passed += 1
             if self._passed >= self._options.probes:
                 self._become(CLOSED)
@@ -120,20 +125,19 @@ class Circuit:
     def failed(self, ticket: int) -> None:
         """The call raised, or was not answered in time."""
         with self._lock:
-            if ticket != self._era:
+            if ticket <= self._changed_at:
                 return
             self._recent.append(True)
             known = len(self._recent)
             options = self._options
-            failing = known >= options.minimum_calls and sum(self._recent) >= options.failure_rate * known
+            failing = known >= options.minimum_calls and sum(self._recent) >= options.failure_rate * known * (1 - 1e-12)
             if self._state is HALF_OPEN or failing:
                 self._become(OPEN)
 
     def released(self, ticket: int) -> None:
         """The call ended in a way that says nothing of whom it asked: cancelled, or the client's own error."""
         with self._lock:
-            if ticket == self._era and self._state is HALF_OPEN:
-                self._probing -= 1
+            self._probes.pop(ticket, None)
 
     def refusal(self) -> BreakerOpen:
         """What is raised for a call that was not admitted."""
@@ -162,7 +166,7 @@ class Circuit:
         if state is OPEN:
             metrics.breaker_opened().labels(self._api, self._target).inc()
         self._state, self._since = state, time.monotonic()
-        self._era += 1
+        self._changed_at = self._tickets
         self._recent.clear()
-        self._probing = self._passed = 0
+        self._probes, self._passed = {}, 0
         self.report()

@@ -86,6 +86,7 @@ class Attempt:
         "_circuit",
         "_ticket",
         "args",
+        "blocking",
         "call",
         "kwargs",
         "part",
@@ -97,10 +98,15 @@ class Attempt:
 
     def __init__(self, call: Call, part: Part, target: Target) -> None:
         self.call, self.part = call, part
-        self.target = target.fn if target.for_rows is None else target.for_rows(call.rows_in(part))
+        self.target = target.fn
+        if target.for_rows is not None:
+            self.target = target.for_rows(call.rows_in(part))
+        elif target.for_call is not None:
+            self.target = target.for_call(call, part)
         self.timeout = call.plan.timeout if target.timeout is None else target.timeout
         if target.instant:
             self.timeout = None
+        self.blocking = target.blocking
         self._circuit, self._ticket = target.circuit, 0
         self.args, self.kwargs = call.arguments_for(part)
         self.result: Any = None
@@ -169,15 +175,16 @@ class Call:
         error: the exception the caller gets, once it is known that it gets one.
         rescued: the first exception of somebody who should have answered, whatever came of it.
         tried: who was asked in vain, as ``<route>:<reason>``.
-        shadows: what guards that are not enforced would have done: which rows (None: all), and ``<reason>:<route>``.
+        shadows: what guards that are not enforced would have done: which rows, why, and who would have answered.
         flagged: something was out of the ordinary, so the trace is kept whatever the sampler said.
+        noticed: what fallbacks that remember have noted of the request, by who noted it.
         handed_over, handed_back: when the guards let go of the call and when they got it back (perf_counter).
     """
 
     __slots__ = (
         "_read_at", "_read_by", "_rows", "args", "attributes", "attributes_seen", "batch", "cancelled", "context",
         "error", "exploration", "flagged", "handed_back", "handed_over", "id",
-        "kwargs", "parts", "plan", "primary", "problems", "rescued", "result", "rows_total",
+        "kwargs", "noticed", "parts", "plan", "primary", "problems", "rescued", "result", "rows_total",
         "shadows", "span", "started", "started_ns", "stream_items", "trace_id", "tried", "verdict",
     )  # fmt: skip
 
@@ -192,7 +199,7 @@ class Call:
         self.attributes_seen = self.attributes
         self.problems: tuple[Problem, ...] = ()
         self.tried: tuple[str, ...] = ()
-        self.shadows: tuple[tuple[Mask | None, str], ...] = ()
+        self.shadows: tuple[tuple[Mask, str, str], ...] = ()
         self.result: Any = None
         self.error: BaseException | None = None
         self.rescued: BaseException | None = None
@@ -202,6 +209,7 @@ class Call:
         self.span: Span | None = None
         self.context: Context | None = None
         self.trace_id = 0
+        self.noticed: dict[int, Any] = {}
         self.flagged = self.cancelled = False
         self.stream_items = 0
         self.rows_total = 1
@@ -272,25 +280,50 @@ class Call:
     def shadow(self, mask: Mask | None, reason: str, route: str) -> None:
         """Note what would have become of rows had a guard been enforced. Nothing changes for them.
 
+        As when it is enforced, the first guard to send a row away decides, what streams goes as a whole, and who
+        refuses one row refuses the request.
+
         Args:
             mask: which rows, shape ``(n,)``; None for the request as a whole.
             reason: why.
             route: who would have answered.
         """
         self.flagged = True
-        said = f"{reason}:{route}"
-        self.shadows += ((mask, said),)
-        self.attributes[semconv.SHADOW] = tuple(dict.fromkeys(said for _, said in self.shadows))
-        rows = self.rows_total if mask is None else int(mask.sum())
-        metrics.shadowed().labels(self.plan.method.name, reason).inc(rows)
+        n = self.count()
+        whole = mask is None or len(mask) != n or self.plan.method.shape.streams
+        left = self.undecided(np.ones(n, dtype=bool) if whole or mask is None else mask, shadows=True)
+        if left.any():
+            self.shadows += ((left, reason, route),)
+            said = dict.fromkeys(f"{reason}:{route}" for _, reason, route in self._shadows_that_count())
+            self.attributes[semconv.SHADOW] = tuple(said)
 
     def shadow_of(self, row: int) -> str | None:
         """What would have become of one row; None where nothing would."""
-        said = [said for mask, said in self.shadows if mask is None or (row < len(mask) and mask[row])]
-        return ",".join(dict.fromkeys(said)) or None
+        for mask, reason, route in self._shadows_that_count():
+            if route == semconv.REJECTED or mask[row]:
+                return f"{reason}:{route}"
+        return None
 
-    def undecided(self, mask: Mask) -> Mask:
-        """Which of these rows nobody has sent away yet, shape ``(n,)``."""
+    def count_shadows(self) -> None:
+        """Count the rows that would have been sent away, once what would have become of them is known."""
+        for mask, reason, route in self._shadows_that_count():
+            rows = self.rows_total if route == semconv.REJECTED else int(mask.sum())
+            metrics.shadowed().labels(self.plan.method.name, reason).inc(rows)
+
+    def _shadows_that_count(self) -> tuple[tuple[Mask, str, str], ...]:
+        refused = next((entry for entry in self.shadows if entry[2] == semconv.REJECTED), None)
+        return self.shadows if refused is None else (refused,)
+
+    def undecided(self, mask: Mask, *, shadows: bool = False) -> Mask:
+        """Which of these rows nobody has sent away yet, shape ``(n,)``.
+
+        Args:
+            mask: the rows in question, shape ``(n,)``.
+            shadows: what a guard that is not enforced would have sent away is away, too.
+        """
+        if shadows:
+            for earlier, _, _ in self.shadows:
+                mask = mask & ~earlier if len(earlier) == len(mask) else mask
         if self.primary not in self.parts:
             return np.zeros_like(mask)
         if self.primary.index is None or len(mask) != self.rows_total:
@@ -346,10 +379,10 @@ class Call:
                 self.rescued = self.rescued or self.error
                 if self.error is None or (target.route == semconv.PRIMARY and not self.plan.rescues(self.error)):
                     return
-                why = _why(self.error)
-                self.tried += (f"{target.route}:{why}",)
+                cause = why(self.error)
+                self.tried += (f"{target.route}:{cause}",)
                 # The first reason stays: it is why the primary did not answer, whatever happened to its stand-ins.
-                part.reason = part.reason or why
+                part.reason = part.reason or cause
             if not part.settled:
                 return
 
@@ -409,6 +442,12 @@ class Call:
         primary = self.primary
         return self.error is None and primary.settled and primary.route == semconv.PRIMARY and primary in self.parts
 
+    def count(self) -> int:
+        """How many rows the request has, also where no guard has read them."""
+        if self._rows is None and self.exploration is None:
+            self.rows_total = self.rows_in(self.primary)
+        return self.rows_total
+
     def rows_in(self, part: Part) -> int:
         """How many rows a part has."""
         if part.index is not None:
@@ -452,7 +491,8 @@ class Call:
             self.result = merge(parts, self.rows_total)
 
 
-def _why(error: BaseException) -> str:
+def why(error: BaseException) -> str:
+    """The reason an error is for asking somebody else."""
     if isinstance(error, BreakerOpen):
         return semconv.BREAKER_OPEN
     return semconv.TIMEOUT if isinstance(error, TimeoutError) else semconv.ERROR

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import queue
 import threading
 import time
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 MAX_CALLS = 32
 """Calls with a timeout under way at once, those left behind included: threads, and abandoned coroutines an API."""
+_POLL = 0.002
+"""Seconds between two looks for a free thread, where the event loop must not be held up."""
 GRACE = 0.05
 """Seconds a cancelled coroutine has to clean up before it is left behind."""
 
@@ -121,6 +124,9 @@ class _Pool:
         self._slots.release()
 
 
+_uncancelled: Counter[tuple[str, bool]] = Counter()
+"""Coroutines that did not let themselves be cancelled and are running still, by API and whether it was the primary."""
+
 _primaries, _fallbacks = _Pool(MAX_CALLS), _Pool(MAX_CALLS)
 """Apart: where overrunning primaries fill theirs, which is what fallbacks are for, a fallback still gets a thread."""
 
@@ -136,6 +142,7 @@ def run_within(timeout: float, attempt: Attempt, api: str, *, primary: bool) -> 
     context = contextvars.copy_context()
     target, args, kwargs = attempt.target, attempt.args, attempt.kwargs
     pool = _primaries if primary else _fallbacks
+    timeout = _holdable(timeout)
     future = pool.submit(lambda: context.run(target, *args, **kwargs), timeout)
     if future is None:
         raise TimeoutError(f"{MAX_CALLS} calls are under way, none of which ended within {timeout} s")
@@ -149,21 +156,57 @@ def run_within(timeout: float, attempt: Attempt, api: str, *, primary: bool) -> 
         raise TimeoutError(f"no answer within {timeout} s; the call runs on by itself") from error
 
 
-async def await_within(timeout: float, answer: Coroutine[Any, Any, Any], api: str) -> Any:
+async def await_thread(timeout: float, attempt: Attempt, api: str) -> Any:
+    """Await a plain function that stands in for a coroutine: in a thread, as it would hold up the event loop.
+
+    Raises:
+        TimeoutError: as `run_within`.
+    """
+    context = contextvars.copy_context()
+    fn, args, kwargs = attempt.blocking, attempt.args, attempt.kwargs
+    if fn is None:
+        raise TypeError("only a plain function is called in a thread")
+    ends = time.monotonic() + _holdable(timeout)
+    while (future := _fallbacks.submit(lambda: context.run(fn, *args, **kwargs), 0.0)) is None:
+        if time.monotonic() >= ends:
+            raise TimeoutError(f"{MAX_CALLS} fallbacks are under way, none of which ended within {timeout} s")
+        await asyncio.sleep(_POLL)
+    waiter = asyncio.wrap_future(future)
+    done, _ = await asyncio.wait({waiter}, timeout=max(0.0, ends - time.monotonic()))
+    if not done:
+        waiter.add_done_callback(_seen)
+        _fallbacks.give_up(future)
+        abandoned.leave(api, future)
+        raise TimeoutError(f"no answer within {timeout} s; the call runs on by itself")
+    answer = waiter.result()
+    if inspect.iscoroutine(answer):  # ``lambda rows: other(rows)`` of a coroutine function
+        return await await_within(max(0.0, ends - time.monotonic()), answer, api, primary=False)
+    return answer
+
+
+def _holdable(seconds: float) -> float:
+    """What a lock can wait for: longer is as good as for ever."""
+    return min(seconds, threading.TIMEOUT_MAX)
+
+
+async def await_within(timeout: float, answer: Coroutine[Any, Any, Any], api: str, *, primary: bool) -> Any:
     """Await an answer for a while; then cancel it. A TimeoutError of its own stays its own, unlike in `wait_for`.
 
     Raises:
         TimeoutError: there was no answer within ``timeout`` seconds, or too many calls of this API that would not be
             cancelled are running on already.
     """
-    if abandoned.running(api) >= MAX_CALLS:
+    key = api, primary
+    if _uncancelled[key] >= MAX_CALLS:
         answer.close()
         raise TimeoutError(f"{MAX_CALLS} calls run on past their timeout; this one is not started")
     task = asyncio.ensure_future(answer)
     try:
-        done, _ = await asyncio.wait({task}, timeout=timeout)
+        done, _ = await asyncio.wait({task}, timeout=_holdable(timeout))
     except BaseException:
         task.cancel()
+        await asyncio.wait({task}, timeout=GRACE)  # whoever stops the request waits for its method to clean up
+        task.add_done_callback(_seen)
         raise
     if done:
         return task.result()
@@ -171,11 +214,13 @@ async def await_within(timeout: float, answer: Coroutine[Any, Any, Any], api: st
     await asyncio.wait({task}, timeout=GRACE)
     task.add_done_callback(_seen)
     if not task.done():
+        _uncancelled[key] += 1
+        task.add_done_callback(lambda _: _uncancelled.subtract([key]))
         abandoned.leave(api, task)
     raise TimeoutError(f"no answer within {timeout} s")
 
 
-def _seen(task: asyncio.Task[Any]) -> None:
+def _seen(task: asyncio.Future[Any]) -> None:
     """Look at its exception: asyncio would log it as never retrieved."""
     if not task.cancelled():
         task.exception()

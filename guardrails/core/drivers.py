@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import context as otel
 
 from guardrails import semconv
-from guardrails.core.deadline import await_within, run_within
+from guardrails.core.deadline import await_thread, await_within, run_within
 from guardrails.core.method import Shape
 
 if TYPE_CHECKING:
@@ -99,9 +99,13 @@ def _run(call: Call, attempt: Attempt) -> Any:
 async def _await(call: Call, attempt: Attempt) -> Any:
     token = None if call.context is None else otel.attach(call.context)
     try:
+        timeout, primary = attempt.timeout, attempt.part.route == semconv.PRIMARY
+        if timeout is not None and attempt.blocking is not None:
+            return await await_thread(timeout, attempt, call.plan.method.name)
         answer = attempt.target(*attempt.args, **attempt.kwargs)
-        timeout = attempt.timeout
-        return await (answer if timeout is None else await_within(timeout, answer, call.plan.method.name))
+        if timeout is None:
+            return await answer
+        return await await_within(timeout, answer, call.plan.method.name, primary=primary)
     finally:
         if token is not None:
             otel.detach(token)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -61,6 +61,7 @@ class Method:
         takes_self: whether the first parameter is ``self``.
         owner: the service instance (None while unbound, and for plain functions).
         batchable: whether BentoML merges requests into one call of it.
+        resolved: its fallbacks, once they are known: one that is named twice is one, with one breaker and one memory.
     """
 
     fn: Callable[..., Any]
@@ -70,6 +71,7 @@ class Method:
     takes_self: bool
     owner: Any = None
     batchable: bool = False
+    resolved: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def of(cls, fn: Callable[..., Any]) -> Method:
@@ -83,7 +85,8 @@ class Method:
 
     def bound_to(self, owner: Any) -> Method:
         """The same method, as an attribute of a live instance (or of nothing, for a plain function)."""
-        return replace(self, owner=owner, batchable=owner is not None and host().batchable(type(owner), self.name))
+        batchable = owner is not None and host().batchable(type(owner), self.name)
+        return replace(self, owner=owner, batchable=batchable, resolved={})
 
     def argument(self, features: str | None = None) -> Argument:
         """Where the payload stands among the arguments.

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
+from guardrails import semconv
 from guardrails.core import drivers
 from guardrails.core.breaker import Circuit
 from guardrails.core.call import Call, Stage
@@ -17,8 +18,8 @@ from guardrails.core.containment import contain
 from guardrails.core.deadline import abandoned
 from guardrails.core.host import host
 from guardrails.core.method import Method
-from guardrails.core.targets import Chain, Target, learner, primary
-from guardrails.errors import DecorationError
+from guardrails.core.targets import Chain, Target, primary
+from guardrails.errors import DecorationError, is_rescued
 from guardrails.typing import F, Guard
 
 MARK = "__guardrails__"
@@ -47,13 +48,18 @@ class Plan:
                 prepare(self)
         self.chain: Chain = (primary(method, self.circuit), *self.rescue)
         hooks = [(_name(guard), guard.bind(method), guard) for guard in guards]
-        self._befores = [(name, hook.before, guard) for name, hook, guard in hooks if hook.before is not None]
+        self._befores: list[tuple[str, Callable[[Call], None], Guard | None]] = [
+            (name, hook.before, guard) for name, hook, guard in hooks if hook.before is not None
+        ]
         self._afters = [(name, hook.after) for name, hook, _ in reversed(hooks) if hook.after is not None]
         self._statuses = {name: hook.status for name, hook, _ in hooks if hook.status is not None}
         everybody = (*self.chain, *(target for _, hook, _ in hooks for target in hook.chain))
-        learn = learner(everybody)
-        if learn is not None:
-            self._afters.append(("last_good", learn))
+        for target in {id(target): target for target in everybody}.values():
+            name = target.route.removeprefix(semconv.FALLBACK_PREFIX)
+            if target.notice is not None:
+                self._befores.append((name, target.notice, None))
+            if target.learn is not None:
+                self._afters.append((name, target.learn))
         self._circuits = {target.route: target.circuit for target in everybody if target.circuit is not None}
         for circuit in self._circuits.values():
             circuit.report()
@@ -68,13 +74,13 @@ class Plan:
 
     def rescues(self, error: BaseException) -> bool:
         """Whether another target may answer instead."""
-        return bool(self.rescue) and isinstance(error, self.on)
+        return bool(self.rescue) and is_rescued(error, self.on)
 
     def and_then_rescue(self, chain: Chain) -> Chain:
         """A diverted request's own chain, then what rescues any request of this method."""
         if not self.rescue or any(target.rejects for target in chain):
             return chain
-        return (*chain, *(target for target in self.rescue if target.route not in {own.route for own in chain}))
+        return (*chain, *(target for target in self.rescue if not any(target is own for own in chain)))
 
     def before(self, call: Call) -> None:
         """Run the guards that look before the answer."""
@@ -85,7 +91,7 @@ class Plan:
                 contain(name, error, call)
                 self._be_careful(name, guard, call)
 
-    def _be_careful(self, name: str, guard: Guard, call: Call) -> None:
+    def _be_careful(self, name: str, guard: Guard | None, call: Call) -> None:
         """Let a guard that failed say what becomes of the request."""
         failed: Callable[[Call], None] | None = getattr(guard, "failed", None)
         if failed is not None:
@@ -122,6 +128,8 @@ class Opened:
             self.call.handed_back = time.perf_counter()
             self.call.cancelled = not isinstance(error, Exception)
         self.plan.after(self.call)
+        if self.call.shadows:
+            self.call.count_shadows()
         self.call.announce()
         self.call.rescued = None
         if error is not None:  # on its way out already; kept here it would keep itself alive, traceback and all

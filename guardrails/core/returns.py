@@ -21,7 +21,12 @@ def refuse_misfit(fn: Callable[..., Any], method: Method, name: str) -> None:
     """Refuse a fallback whose arguments or declared answer are not the method's.
 
     What is not declared is not judged, and neither are kinds that stand for one another in an answer: lists, tuples
-    and arrays; integers and floats; mappings and models.
+    and arrays; integers and floats; mappings among themselves (BentoML writes no mapping as a model).
+
+    Args:
+        fn: the fallback, as it is called: without ``self``.
+        method: the guarded method.
+        name: what the fallback is called in the message.
 
     Raises:
         DecorationError: it cannot stand in; the message says why and what would.
@@ -30,6 +35,8 @@ def refuse_misfit(fn: Callable[..., Any], method: Method, name: str) -> None:
     if method.shape.streams and not Shape.of(fn).streams:
         return  # a plain answer stands in for a whole stream: what one item of it looks like is not said anywhere
     wanted, given = _declared(method.fn), _declared(fn)
+    if wanted is type(None):  # declared that it answers nothing: nothing that a client could misread
+        return
     if method.shape.streams:
         wanted, given = _item(wanted), _item(given)
     if not _fits(given, wanted):
@@ -46,7 +53,7 @@ def refuse_misfit_value(value: Any, method: Method) -> None:
         DecorationError: it is not.
     """
     wanted = _declared(method.fn)
-    if method.shape.streams or _is_value_of(value, wanted):
+    if method.shape.streams or wanted is type(None) or _is_value_of(value, wanted):
         return
     raise DecorationError(
         f"constant({value!r}) is no {_shown(wanted)}, which is what {method.fn.__qualname__}() returns: clients of the "
@@ -61,12 +68,10 @@ def _refuse_other_arguments(fn: Callable[..., Any], method: Method, name: str) -
         signature = inspect.signature(fn)
     except (TypeError, ValueError):
         return
-    first = next(iter(signature.parameters), None)
-    own = [None] if first == "self" and inspect.isfunction(fn) else []
     by_place = [p for p in method.params if p.kind is inspect.Parameter.POSITIONAL_ONLY]
     by_name = [p for p in method.params if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     try:
-        signature.bind(*own, *(None for _ in by_place), **{p.name: None for p in by_name})
+        signature.bind(*(None for _ in by_place), **{p.name: None for p in by_name})
     except TypeError as error:
         takes = ", ".join(p.name for p in method.params)
         raise DecorationError(
@@ -85,81 +90,84 @@ def _declared(fn: Callable[..., Any]) -> Any:
 
 def _item(hint: Any) -> Any:
     """What a stream is a stream of."""
-    origin = typing.get_origin(hint)
-    streams = isinstance(origin, type) and issubclass(origin, Iterable | AsyncIterable)
-    if streams and not issubclass(origin, list | tuple | dict | set | str):
+    origin = typing.get_origin(hint) or hint
+    if isinstance(origin, type) and issubclass(origin, Iterable | AsyncIterable):
         return next(iter(typing.get_args(hint)), _UNKNOWN)
     return hint
 
 
-def _fits(given: Any, wanted: Any) -> bool:
-    if given is wanted or any(_is_open(hint) for hint in (given, wanted)):
+def _fits(given: Any, wanted: Any, *, inside: bool = False) -> bool:
+    if given is wanted or _is_open(given) or _is_open(wanted):
         return True
     if _is_union(given):
-        return all(_fits(option, wanted) for option in typing.get_args(given))
+        return all(_fits(option, wanted, inside=True) for option in typing.get_args(given))
     if _is_union(wanted):
-        return any(_fits(given, option) for option in typing.get_args(wanted))
-    if typing.Literal in (typing.get_origin(given), typing.get_origin(wanted)):
+        return any(_fits(given, option, inside=True) for option in typing.get_args(wanted))
+    one, other = _kind(given), _kind(wanted)
+    if one is None or other is None:
         return True
-    one, other = (typing.get_origin(hint) or hint for hint in (given, wanted))
-    if not isinstance(one, type) or not isinstance(other, type):
-        return True
-    if not (issubclass(one, other) or any(_alike(kind, one) and _alike(kind, other) for kind in _FAMILIES)):
+    # A model by itself is written by its own methods, which a mapping has not; inside of something else both are JSON.
+    families = (*_FAMILIES, "objects") if inside else _FAMILIES
+    if not (issubclass(one, other) or any(_of_family(name, one) and _of_family(name, other) for name in families)):
         return False
     inner, outer = typing.get_args(given), typing.get_args(wanted)
     if one is other and len(inner) == len(outer):
-        return all(_fits(a, b) for a, b in zip(inner, outer, strict=True))
+        return all(_fits(a, b, inside=True) for a, b in zip(inner, outer, strict=True))
     return True
 
 
 def _is_value_of(value: Any, wanted: Any) -> bool:
     if _is_open(wanted):
         return True
-    if _is_union(wanted):
+    if _is_union(wanted) and any(_is_array(option) for option in typing.get_args(wanted)):
         return any(_is_value_of(value, option) for option in typing.get_args(wanted))
-    origin = typing.get_origin(wanted) or wanted
-    if not isinstance(origin, type):
-        return True
-    if any(_alike(kind, origin) for kind in _ARRAYS):
-        return isinstance(value, (*_NUMBERS, list, tuple)) or _alike_any(type(value))
-    from pydantic import ConfigDict, TypeAdapter, ValidationError
+    kind = _kind(wanted)
+    if _is_array(wanted):
+        return _of_family("numbers", type(value)) or _of_family("rows", type(value))
+    if kind is not None and hasattr(kind, "model_fields"):
+        return isinstance(value, kind)  # BentoML writes a model by its own methods, which a mapping has not
+    from pydantic import TypeAdapter, ValidationError
 
     plain = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
     try:
-        # A type that configures itself (a model, a TypedDict) takes no configuration from here.
-        own = hasattr(origin, "model_fields") or hasattr(origin, "__pydantic_config__")
-        config = None if own else ConfigDict(arbitrary_types_allowed=True)
-        TypeAdapter(wanted, config=config).validate_python(plain)
+        TypeAdapter(wanted).validate_python(plain)
     except ValidationError:
         return False
     except Exception:  # noqa: BLE001  # a type pydantic knows nothing of
-        return isinstance(value, origin)
+        return kind is None or isinstance(value, kind)
     return True
 
 
+def _kind(hint: Any) -> type | None:
+    """The class behind a hint; None where there is none to compare, as behind a Literal."""
+    if hasattr(hint, "__total__") and hasattr(hint, "__required_keys__"):  # a TypedDict: a dict when it is alive
+        return dict
+    origin = typing.get_origin(hint) or hint
+    return origin if isinstance(origin, type) else None
+
+
 def _is_open(hint: Any) -> bool:
-    # A method that declares None as its answer has declared nothing that a client could misread.
-    return hint in (_UNKNOWN, Any, object, type(None)) or isinstance(hint, typing.TypeVar | str)
+    return hint is _UNKNOWN or hint is Any or hint is object or isinstance(hint, typing.TypeVar | str)
 
 
 def _is_union(hint: Any) -> bool:
     return typing.get_origin(hint) in (typing.Union, types.UnionType)
 
 
-def _alike_any(kind: type) -> bool:
-    return any(_alike(array, kind) for array in _ARRAYS)
+def _is_array(hint: Any) -> bool:
+    kind = _kind(hint)
+    return kind is not None and any(base.__name__ in _ARRAYS for base in kind.__mro__)
 
 
-def _alike(family: str, kind: type) -> bool:
-    """Whether a type is of a family, by the names of its bases: nothing is imported for it."""
-    names = {base.__name__ for base in kind.__mro__}
+def _of_family(family: str, kind: type) -> bool:
+    """Whether a class is of a family; arrays by the names of their bases, so that nothing is imported for it."""
     if family == "numbers":
         return issubclass(kind, _NUMBERS)
-    if family == "mappings":
-        return issubclass(kind, Mapping) or "BaseModel" in names
-    if family == "rows":
-        return issubclass(kind, list | tuple) or _alike_any(kind)
-    return family in names
+    if family in ("mappings", "objects"):
+        return issubclass(kind, Mapping) or (family == "objects" and hasattr(kind, "model_fields"))
+    if any(base.__name__ in _ARRAYS for base in kind.__mro__):
+        return True
+    return not issubclass(kind, str | bytes | Mapping) and (issubclass(kind, list | tuple) or issubclass(list, kind))
 
 
 _ARRAYS = ("ndarray", "DataFrame", "Series", "Tensor")

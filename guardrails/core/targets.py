@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import inspect
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from guardrails.errors import DecorationError
 
 if TYPE_CHECKING:
     from guardrails.core.breaker import Circuit
-    from guardrails.core.call import Call
+    from guardrails.core.call import Call, Part
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,12 @@ class Target:
         route: its name, as in the ``Guardrails-Route`` header.
         fn: what is called.
         rejects, message: it refuses the request instead, with this sentence.
-        for_rows: what is called for a number of rows, where that makes a difference.
+        for_rows, for_call: what is called for a number of rows, or for a part of a call, where that makes a difference.
         instant: it cannot hang, so no deadline watches over it.
         timeout: seconds it has, where it has a deadline of its own.
+        blocking: the plain function that stands in for a coroutine: within a deadline it runs in a thread.
         circuit: its breaker, where it has one.
-        learn: looks at every finished call, to have something to answer later.
+        notice, learn: look at every call before and after it is answered, to have something to answer later.
     """
 
     route: str
@@ -66,9 +68,12 @@ class Target:
     rejects: bool = False
     message: str | None = None
     for_rows: Callable[[int], Callable[..., Any]] | None = None
+    for_call: Callable[[Call, Part], Callable[..., Any]] | None = None
     instant: bool = False
     timeout: float | None = None
+    blocking: Callable[..., Any] | None = None
     circuit: Circuit | None = None
+    notice: Callable[[Call], None] | None = None
     learn: Callable[[Call], None] | None = None
 
 
@@ -104,20 +109,17 @@ def chain(fallbacks: Fallbacks, method: Method) -> Chain:
     Raises:
         DecorationError: a name the service does not have, a fallback of another shape, a rejection in a batch.
     """
-    return tuple(target_of(spec, method) for spec in listed(fallbacks))
+    return tuple(_resolved(spec, method) for spec in listed(fallbacks))
 
 
-def learner(fallbacks: Chain) -> Callable[[Call], None] | None:
-    """What a chain wants to see of finished calls; None where it wants nothing."""
-    learning = [target.learn for target in fallbacks if target.learn is not None]
-    if not learning:
-        return None
-
-    def learn(call: Call) -> None:
-        for one in learning:
-            one(call)
-
-    return learn
+def _resolved(spec: FallbackSpec, method: Method) -> Target:
+    key = spec if isinstance(spec, str) else id(spec)
+    known = method.resolved.get(key)
+    if known is None:
+        # The spec is kept beside its target, so that no other object can come to have its id.
+        known = method.resolved[key] = (spec, target_of(spec, method))
+    target: Target = known[1]
+    return target
 
 
 def target_of(spec: FallbackSpec, method: Method) -> Target:
@@ -145,12 +147,10 @@ def target_of(spec: FallbackSpec, method: Method) -> Target:
         refuse_misfit_value(spec.value, method)
         return _constant(spec.value, method)
     if isinstance(spec, str):
-        return Target(f"{semconv.FALLBACK_PREFIX}{spec}", _named(spec, method))
+        return _callable(f"{semconv.FALLBACK_PREFIX}{spec}", _named(spec, method), method, spec)
     if callable(spec):
         name = getattr(spec, "__name__", type(spec).__name__)
-        fn = lift(_owned(spec, method), method, spec)
-        refuse_misfit(spec, method, name)
-        return Target(f"{semconv.FALLBACK_PREFIX}{name}", fn)
+        return _callable(f"{semconv.FALLBACK_PREFIX}{name}", _owned(spec, method), method, name)
     raise DecorationError(
         f"{spec!r} is no fallback for {method.fn.__qualname__}(). Give a method's name, a callable of the same "
         "signature, reject(), constant(value), or a list of these."
@@ -171,6 +171,13 @@ def _constant(value: Any, method: Method) -> Target:
         return saying(np.repeat(value, n, axis=0) if isinstance(value, np.ndarray) else value * n)
 
     return Target(f"{semconv.FALLBACK_PREFIX}constant", saying(value), for_rows=for_rows, instant=True)
+
+
+def _callable(route: str, fn: Callable[..., Any], method: Method, name: str) -> Target:
+    lifted = lift(fn, method)
+    refuse_misfit(fn, method, name)
+    blocking = fn if method.shape is Shape.COROUTINE and lifted is not fn else None
+    return Target(route, lifted, blocking=blocking)
 
 
 def _unreachable(*_: Any, **__: Any) -> Any:
@@ -195,9 +202,7 @@ def _named(name: str, method: Method) -> Callable[..., Any]:
         why = "is the guarded method itself" if fn is method.fn else f"is no method but {type(fn).__name__}"
         raise DecorationError(f"the fallback {name!r} of {method.fn.__qualname__}() {why}. Name another method.")
     bound: Callable[..., Any] = fn.__get__(method.owner)  # type: ignore[union-attr]
-    lifted = lift(bound, method, fn)
-    refuse_misfit(fn, method, name)
-    return lifted
+    return bound
 
 
 def _elsewhere(dependency: str, api: str, method: Method) -> Callable[..., Any]:
@@ -209,11 +214,19 @@ def _elsewhere(dependency: str, api: str, method: Method) -> Callable[..., Any]:
         )
     fn = host().dependency_function(type(method.owner), dependency, api)
     if fn is not None:
-        refuse_misfit(fn, method, f"{dependency}.{api}")
+        refuse_misfit(fn.__get__(object()), method, f"{dependency}.{api}")
     owner, is_async = method.owner, method.shape is Shape.COROUTINE
 
     def sync_call(*args: Any, **kwargs: Any) -> Any:
-        return getattr(getattr(owner, dependency).to_sync, api)(*args, **kwargs)
+        there = getattr(getattr(owner, dependency).to_sync, api)
+        try:
+            return there(*args, **kwargs)
+        except RuntimeError as error:
+            # A service in this very process runs its coroutines on the thread's event loop, and wants one to be there.
+            if "no current event loop" not in str(error):
+                raise
+            asyncio.set_event_loop(asyncio.new_event_loop())
+            return there(*args, **kwargs)
 
     async def async_call(*args: Any, **kwargs: Any) -> Any:
         return await getattr(getattr(owner, dependency).to_async, api)(*args, **kwargs)
@@ -230,13 +243,13 @@ def _owned(spec: Callable[..., Any], method: Method) -> Callable[..., Any]:
     return spec.__get__(method.owner) if first == "self" and method.owner is not None else spec
 
 
-def lift(fn: Callable[..., Any], method: Method, named: Callable[..., Any] | None = None) -> Callable[..., Any]:
+def lift(fn: Callable[..., Any], method: Method) -> Callable[..., Any]:
     """Make a fallback callable the way the method is called: a plain function may stand in for any shape."""
     shape = Shape.of(fn)
     if shape is method.shape:
         return fn
     if shape is not Shape.FUNCTION:
-        name = getattr(named or fn, "__qualname__", repr(fn))
+        name = getattr(fn, "__qualname__", repr(fn))
         raise DecorationError(
             f"{name}() is a {shape.value}, but {method.fn.__qualname__}() is a {method.shape.value}: the fallback must "
             f"be a {method.shape.value} too, or a plain function."
@@ -246,7 +259,8 @@ def lift(fn: Callable[..., Any], method: Method, named: Callable[..., Any] | Non
 
 def _as_coroutine(fn: Callable[..., Any]) -> Callable[..., Any]:
     async def lifted(*args: Any, **kwargs: Any) -> Any:
-        return fn(*args, **kwargs)
+        answer = fn(*args, **kwargs)
+        return await answer if inspect.isawaitable(answer) else answer
 
     return lifted
 

@@ -69,9 +69,7 @@ class _Recorder:
             "duration": time.perf_counter() - call.started,
             "error_type": type(call.error).__name__ if call.error is not None else None,
         }
-        if call.rows_read is None and call.exploration is None:
-            call.rows_total = call.rows_in(call.primary)
-        if call.rows_total == 1:
+        if call.count() == 1:
             self._sink(self._decision(call, 0, call.id, call.parts[0], shared))
             return
         for row, part in enumerate(call.part_of_row()):

@@ -142,17 +142,23 @@ class DecisionStore:
     def read(self, kind: str = "decision") -> list[dict[str, Any]]:
         """All rows of one kind, oldest first."""
         table = _TABLES[kind]
+        query = sa.select(*self._columns(table)).order_by(table.c.ts)
         with self.engine.connect() as connection:
-            return [dict(row._mapping) for row in connection.execute(sa.select(table).order_by(table.c.ts))]  # noqa: SLF001
+            return [dict(row._mapping) for row in connection.execute(query)]  # noqa: SLF001
 
     def joined(self) -> list[dict[str, Any]]:
         """Decisions with their rewards: one row per pair, and one for each decision without any."""
         rewards = [REWARDS.c[name].label(name) for name in ("reward", "label", "served_action")]
         rewards.append(REWARDS.c.ts.label("rewarded_at"))
         source = sa.outerjoin(DECISIONS, REWARDS, DECISIONS.c.decision_id == REWARDS.c.decision_id)
-        query = sa.select(DECISIONS, *rewards).select_from(source).order_by(DECISIONS.c.ts)
+        query = sa.select(*self._columns(DECISIONS), *rewards).select_from(source).order_by(DECISIONS.c.ts)
         with self.engine.connect() as connection:
             return [dict(row._mapping) for row in connection.execute(query)]  # noqa: SLF001
+
+    def _columns(self, table: sa.Table) -> list[Any]:
+        """All columns; those that a store of an earlier version lacks are empty."""
+        there = {column["name"] for column in sa.inspect(self.engine).get_columns(table.name)}
+        return [column if column.name in there else sa.null().label(column.name) for column in table.columns]
 
     def close(self) -> None:
         """Give all connections back."""

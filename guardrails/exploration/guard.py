@@ -138,9 +138,8 @@ class Exploration:
         decision.scores, decision.greedy = self.scores[at], self.greedy[at]
         if not self.served:  # the greedy action, with certainty: eligible stays False, the propensity one
             decision.action = self.greedy[at]
-            if self.action[at] != self.greedy[at]:
-                said = f"explored:{self.action[at]}"
-                decision.shadow = said if decision.shadow is None else f"{decision.shadow},{said}"
+            if self.action[at] != self.greedy[at] and decision.shadow is None:  # else it would not have been explored
+                decision.shadow = f"explored:{self.action[at]}"
             return
         decision.pmf, decision.action = self.pmf[at], self.action[at]
         decision.eligible = self.eligible[at]

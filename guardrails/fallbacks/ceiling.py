@@ -58,9 +58,9 @@ class _Window:
 
     def after(self, call: Call) -> None:
         error = call.error
-        if call.cancelled or (error is not None and is_clients(error) and not call.refused):
+        if call.cancelled or (error is not None and is_clients(error) and call.route != semconv.REJECTED):
             return  # whoever left, or asked for what there is not, says nothing of who should have answered
-        rows, elsewhere = call.rows_total, 0
+        rows, elsewhere = call.count(), 0
         if error is not None or len(call.parts) > 1 or call.parts[0].route != semconv.PRIMARY:
             mine = (p for p in call.parts if p.route == semconv.PRIMARY and error is None)
             elsewhere = rows - sum(rows if p.index is None else len(p.index) for p in mine)

@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING, ClassVar
 
 from guardrails import semconv
 from guardrails.core.breaker import Breaker, Circuit
-from guardrails.core.call import Call, Stage
+from guardrails.core.call import Call, Stage, why
 from guardrails.core.method import Method
 from guardrails.core.pipeline import attach, brief
 from guardrails.core.targets import Chain, Fallbacks, at_least_one, chain
-from guardrails.errors import BreakerOpen, DecorationError
+from guardrails.errors import BreakerOpen, DecorationError, is_rescued
 from guardrails.typing import F, Hooks
 
 if TYPE_CHECKING:
     from guardrails.core.pipeline import Plan
+
+
+ALWAYS_RESCUED = (TimeoutError, BreakerOpen)
 
 
 @dataclass(frozen=True, repr=False)
@@ -29,7 +32,8 @@ class fall_back:  # noqa: N801  # a decorator is read as a verb
         to: who answers: a method's name, ``"dependency.method"`` of a ``bentoml.depends`` service, a callable of the
             same signature, `reject()`, `constant(...)`, `last_good(...)`, any of these `within(...)` a deadline of its
             own, or a list of these, tried in order.
-        on: which exceptions are rescued; `TimeoutError` always is.
+        on: which exceptions are rescued; `TimeoutError` always is. What a method raises as the client's own fault
+            (BentoML's 4xx, such as ``InvalidArgument``) reaches the client, unless its kind is named here.
         timeout: seconds each attempt may take, or None.
         breaker: when to stop asking the method at all for a while; None always asks.
         enforce: False rescues nothing, and only records what would have been.
@@ -86,7 +90,7 @@ class fall_back:  # noqa: N801  # a decorator is read as a verb
             return
         plan.rescue = chain(self.to, plan.method)
         plan.timeout = self.timeout
-        plan.on = (*self.on, TimeoutError, BreakerOpen)
+        plan.on = (*self.on, *ALWAYS_RESCUED)
         if self.breaker is not None:
             plan.circuit = Circuit(self.breaker, plan.method.name, semconv.PRIMARY)
 
@@ -101,12 +105,14 @@ class _Shadow:
     """What `fall_back` would have done."""
 
     def __init__(self, options: fall_back, fallbacks: Chain) -> None:
-        self._on, self._timeout, self._route = options.on, options.timeout, fallbacks[0].route
+        self._on = (*options.on, *ALWAYS_RESCUED)
+        self._timeout, self._route = options.timeout, fallbacks[0].route
 
     def after(self, call: Call) -> None:
-        late = self._timeout is not None and call.handed_back - call.handed_over > self._timeout
         error = call.error
-        failed = isinstance(error, (*self._on, TimeoutError)) and not call.refused
-        if late or failed:
-            timed_out = late or isinstance(error, TimeoutError)
-            call.shadow(None, semconv.TIMEOUT if timed_out else semconv.ERROR, self._route)
+        if call.parts[0].route == semconv.REJECTED:
+            return  # a guard's own refusal: nobody was asked
+        if self._timeout is not None and call.handed_back - call.handed_over > self._timeout:
+            call.shadow(None, semconv.TIMEOUT, self._route)
+        elif error is not None and is_rescued(error, self._on):
+            call.shadow(None, why(error), self._route)

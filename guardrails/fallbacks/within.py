@@ -41,5 +41,6 @@ class Within:
             raise DecorationError(
                 f"{method.fn.__qualname__}() streams, and within(timeout=...) waits for one answer. Leave it out."
             )
-        circuit = None if self.breaker is None else Circuit(self.breaker, method.name, target.route)
-        return replace(target, timeout=self.timeout or target.timeout, circuit=circuit)
+        circuit = target.circuit if self.breaker is None else Circuit(self.breaker, method.name, target.route)
+        timeouts = [seconds for seconds in (self.timeout, target.timeout) if seconds is not None]
+        return replace(target, timeout=min(timeouts, default=None), circuit=circuit)

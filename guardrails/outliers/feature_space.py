@@ -117,13 +117,13 @@ class FeatureSpace:
     def contributions(self, row: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """How much each column of one row ``(d,)`` adds to its strangeness, shape ``(d,)``.
 
-        What a component adds to the inner detector's score is spread over the columns by their squared loadings, and
-        what the residual adds by the squared residuals, so that columns add up to what the coordinates do.
+        The whitened difference to the neighbour (or to the centre) is turned back into columns and squared; what the
+        residual adds is spread over the columns by their squared residuals. All of it adds up to the squared distance.
         """
-        coordinates, left_over = self._coordinates(row[None, :])
-        parts = self.inner.contributions(coordinates[0])
-        share = left_over[0] ** 2 / max(float((left_over[0] ** 2).sum()), TINY)
-        return np.asarray(parts[:-1] @ self.components**2 + parts[-1] * share)
+        coordinates, left_over = (part[0] for part in self._coordinates(row[None, :]))
+        away = self.inner.difference(coordinates) if isinstance(self.inner, NearestNeighbors) else coordinates
+        share = left_over**2 / max(float((left_over**2).sum()), TINY)
+        return np.asarray((away[:-1] @ self.components) ** 2 + away[-1] ** 2 * share)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """What `from_arrays` needs, as arrays without objects; the inner detector's names begin with its kind."""

@@ -44,7 +44,8 @@ class check_outliers:  # noqa: N801  # a decorator is read as a verb
     A row is an outlier when its conformal p-value is at most alpha, so alpha is the share of ordinary traffic sent to
     the fallback, whatever the detector. What is no row at all (not numeric, empty, of another width than the profile)
     is refused with a 422 as ``invalid``; in a batchable method, where that would fail every client, it goes to the
-    fallback.
+    fallback. A method that streams is answered as a whole, so one outlier among the rows of its request sends all of
+    them to the fallback.
 
     Args:
         detector: a `Profile`, a `Profile.ref`, a calibrated detector (`outliers.fit`), or ``lambda self: ...``.
@@ -109,8 +110,12 @@ class check_outliers:  # noqa: N801  # a decorator is read as a verb
 
     def failed(self, call: Call) -> None:
         """The detector itself failed: go on, or be careful."""
-        if self.on_guard_error == "fallback" and self.enforce:
-            call.divert(None, chain(self.fallback, call.plan.method), semconv.ERROR)
+        if self.on_guard_error == "fallback":
+            fallback = chain(self.fallback, call.plan.method)
+            if self.enforce:
+                call.divert(None, fallback, semconv.ERROR)
+            else:
+                call.shadow(None, semconv.ERROR, fallback[0].route)
 
 
 _ONE_ROW = np.ones(1, dtype=bool)
@@ -201,7 +206,8 @@ class _Check:
     def _sent_away(self, call: Call, rows: RowSet) -> bool:
         """Whether an earlier guard has already sent away whatever cannot be read."""
         bad = rows.rows_with_problems()
-        return not call.undecided(np.ones(len(rows), dtype=bool) if bad is None else bad).any()
+        bad = np.ones(len(rows), dtype=bool) if bad is None else bad
+        return not call.undecided(bad, shadows=not self._enforce).any()
 
     def _strangest(self, row: npt.NDArray[np.float64]) -> dict[str, float]:
         """The values that made a row strange, and their shares: names, never the values themselves."""

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from guardrails.errors import ProfileError
-from guardrails.outliers.calibration import STRANGEST
 from guardrails.typing import Rows, Scores
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -87,6 +86,7 @@ class Mahalanobis:
 
         Raises:
             TypeError: it has no ``location_`` and ``get_precision()``.
+            ProfileError: a column varied so little that distances overflow.
         """
         if not hasattr(fitted, "location_") or not hasattr(fitted, "get_precision"):
             raise TypeError(
@@ -94,23 +94,24 @@ class Mahalanobis:
                 "LedoitWolf, OAS, ShrunkCovariance): location_ and get_precision() are needed."
             )
         location, precision = (np.array(part, np.float64) for part in (fitted.location_, fitted.get_precision()))
+        reach = _FLOAT32_MAX + float(np.abs(location).max())
+        if not np.abs(precision).max() < np.finfo(np.float64).max / (len(location) * reach) ** 2:
+            raise ProfileError(
+                "distances by this precision overflow: bring its columns to one scale before fitting it."
+            )
         return cls(location, precision)
 
     def score(self, rows: Rows) -> Scores:
         """Score rows of shape ``(n, d)``: squared distances, shape ``(n,)``, from 0 on, higher is stranger."""
         away = np.ascontiguousarray(rows, np.float64) - self.location
         # One product per row inside of one call: the bits of `score_one`, which a product of all rows would not give.
-        with np.errstate(over="ignore", invalid="ignore"):
-            scores = np.matmul(np.matmul(away[:, None, :], self.precision), away[:, :, None])[:, 0, 0]
-        return np.asarray(np.maximum(np.nan_to_num(scores, nan=STRANGEST, posinf=STRANGEST), 0.0))
+        scores = np.matmul(np.matmul(away[:, None, :], self.precision), away[:, :, None])[:, 0, 0]
+        return np.asarray(np.maximum(scores, 0.0))  # a square near 0 may round to less
 
     def score_one(self, row: npt.NDArray[np.float64]) -> float:
         """Score one row of shape ``(d,)``: the same bits as in `score`."""
         away = row - self.location
-        score = float(away.dot(self.precision).dot(away))
-        if 0.0 <= score <= STRANGEST:
-            return score
-        return 0.0 if score < 0.0 else STRANGEST
+        return max(float(away.dot(self.precision).dot(away)), 0.0)
 
     def contributions(self, row: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """What each column of one row ``(d,)`` adds to its score: ``d_j (P d)_j``, shape ``(d,)``.

@@ -20,14 +20,14 @@ from guardrails.errors import ProfileError
 from guardrails.outliers.mahalanobis import TINY, column_unit, usable
 from guardrails.typing import Rows, Scores
 
-_CHUNK = 1 << 21
-"""Closeness values computed together: 8 MB of them, however many rows are scored and kept."""
+_CHUNK = 1 << 20
+"""Closeness values computed together: 4 MB of them, however many rows are scored and kept."""
 _GROUPS = 128
 """Groups of reference rows whose minima bound the k-th smallest value of all, at a fraction of its price."""
 _ROUNDING = 2.0**-24
 """Half a unit in the last place of a float32."""
 _FAR = 1e30
-"""Beyond so many radii float32 overflows: all rows are then candidates."""
+"""Beyond so many radii float32 would overflow, and all reference rows are equally far in float64: any will do."""
 
 
 class _Search(NamedTuple):
@@ -123,14 +123,18 @@ class NearestNeighbors:
         """Score one row of shape ``(d,)``: the same bits as in `score`."""
         return self._kth(((row - self.low) * self.weight)[None, :])[0][0]
 
+    def difference(self, row: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """From the k-th neighbour of one row ``(d,)`` to it, in scaled columns: shape ``(d,)``."""
+        scaled = (row - self.low) * self.weight
+        _, neighbour = self._kth(scaled[None, :])[0]
+        return np.asarray(scaled - self.reference[neighbour])
+
     def contributions(self, row: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Squared scaled differences of one row ``(d,)`` to its k-th neighbour: shape ``(d,)``.
 
         They add up to the square of the score.
         """
-        scaled = (row - self.low) * self.weight
-        _, neighbour = self._kth(scaled[None, :])[0]
-        return np.asarray((self.reference[neighbour] - scaled) ** 2)
+        return np.asarray(self.difference(row) ** 2)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """What `from_arrays` needs, as arrays without objects."""
@@ -163,7 +167,7 @@ class NearestNeighbors:
         """Distance and index of the k-th nearest reference row, for each of scaled rows ``(m, d)``."""
         found = []
         for row, own in zip(scaled, self._candidates(scaled), strict=True):
-            away = self.reference[own] - row
+            away = self.reference.take(own, axis=0) - row
             squares = np.einsum("ij,ij->i", away, away)  # the same bits for a row, whatever the other candidates are
             at = squares.argpartition(self.k - 1)[self.k - 1]
             found.append((math.sqrt(squares[at]), int(own[at])))
@@ -179,14 +183,15 @@ class NearestNeighbors:
         search = self._search
         about = (scaled - search.middle) * search.factor
         norms = np.sqrt(np.einsum("ij,ij->i", about, about))
-        near = norms < _FAR
-        if not near.all():
-            about[~near] = norms[~near] = 0.0
-        close = search.half - about.astype(np.float32) @ search.columns
+        far = norms > _FAR
+        if far.any():
+            about[far] = norms[far] = 0.0
+        close = about.astype(np.float32) @ search.columns
+        np.subtract(search.half, close, out=close)
         # The k-th smallest of the groups' minima is no smaller than the k-th smallest of all, and mostly the same.
         grouped = self.k <= _GROUPS // 4
         least = close.reshape(len(close), -1, _GROUPS).min(axis=1) if grouped else close
         bound = np.partition(least, self.k - 1, axis=1)[:, self.k - 1]
         limits = bound + 2 * (scaled.shape[1] + 8) * _ROUNDING * (norms + 1.0)
-        for own, limit, sure in zip(close, limits.astype(np.float32), near, strict=True):
-            yield np.flatnonzero(own <= limit) if sure else np.arange(len(self.reference))
+        for own, limit in zip(close, limits.astype(np.float32), strict=True):
+            yield (own <= limit).nonzero()[0]

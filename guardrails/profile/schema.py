@@ -14,6 +14,8 @@ from guardrails.errors import ProfileError
 from guardrails.typing import Rows
 
 MAX_CATEGORIES = 1000
+_layouts: dict[Any, Layout] = {}
+"""Every layout there is, by its content."""
 _CATEGORIES = (str, int, float, bool)
 _NUMERIC = ("number", "integer", "boolean")
 
@@ -96,7 +98,10 @@ class Schema:
             for column, feature in enumerate(self.features)
             if feature.categories
         }
-        return Layout(self.names, codes)
+        # The same columns are the same layout, whoever asks: guards then read a request once for all of them.
+        return _layouts.setdefault(
+            (self.names, tuple((c, tuple(known)) for c, known in codes.items())), Layout(self.names, codes)
+        )
 
     def column(self, which: str | int) -> int:
         """The number of a column, from its name or its number.

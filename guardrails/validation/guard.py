@@ -126,14 +126,12 @@ class _Validator:
 
     def _answer(self, call: Call, rows: RowSet, bad: Mask | None, total: int) -> None:
         problems = rows.problems[:MAX_PROBLEMS]
-        if not self._enforce:
-            call.shadow(bad, semconv.INVALID, self.chain[0].route)
-            return
-        if self.chain[0].rejects:
-            call.refuse(invalid_message(rows, total), semconv.INVALID, problems)
-            return
         unreadable = any(p.rule in ("rows", "width", "empty") and p.row is None for p in problems)
-        if unreadable and not self._batchable:
+        refused = self.chain[0].rejects or (unreadable and not self._batchable)
+        if not self._enforce:
+            call.shadow(bad, semconv.INVALID, semconv.REJECTED if refused else self.chain[0].route)
+            return
+        if refused:
             call.refuse(invalid_message(rows, total), semconv.INVALID, problems)
             return
         call.problems = problems

@@ -125,7 +125,7 @@ def test_the_share_itself_opens_it(window: int, rate: float, failures: int) -> N
 
 
 class Machine(RuleBasedStateMachine):
-    """A breaker next to a model of one. What the model loses sight of (a probe given up) is never heard of again."""
+    """A breaker next to a model of one. What the model gives up (a probe that takes too long) is not heard of again."""
 
     clock: Clock
 
@@ -140,34 +140,30 @@ class Machine(RuleBasedStateMachine):
         self.circuit = Circuit(self.options, "predict", "machine")
         self.state, self.era, self.since, self.passed = "closed", 0, self.clock.now, 0
         self.recent: list[bool] = []
-        self.out: list[tuple[int, int]] = []  # (era of the model, ticket)
+        self.out: list[tuple[int, float, int]] = []  # when it was admitted: era of the model, time; its ticket
 
     def become(self, state: str) -> None:
         self.state, self.since, self.passed, self.recent = state, self.clock.now, 0, []
         self.era += 1
 
-    @property
-    def probing(self) -> list[tuple[int, int]]:
-        return [known for known in self.out if known[0] == self.era and self.state == "half-open"]
-
     @rule()
     def admit(self) -> None:
-        waited = self.clock.now - self.since >= OPEN_FOR
-        if self.state == "half-open" and waited and self.probing:  # they never came back
-            self.out = [known for known in self.out if known not in self.probing]
+        now = self.clock.now
+        if self.state == "open" and now - self.since >= OPEN_FOR:
             self.become("half-open")
-        elif self.state == "open" and waited:
-            self.become("half-open")
-        room = len(self.probing) + self.passed < self.options.probes
+        probing = [known for known in self.out if known[0] == self.era and self.state == "half-open"]
+        lost = [known for known in probing if now - known[1] >= OPEN_FOR]
+        self.out = [known for known in self.out if known not in lost]
+        room = len(probing) - len(lost) + self.passed < self.options.probes
         ticket = self.circuit.admit()
         assert (ticket is not None) == (self.state == "closed" or (self.state == "half-open" and room))
         if ticket is not None:
-            self.out.append((self.era, ticket))
+            self.out.append((self.era, now, ticket))
 
     @precondition(lambda self: self.out)
     @rule(data=st.data(), outcome=st.sampled_from(["succeeded", "failed", "released"]))
     def finish(self, data: st.DataObject, outcome: str) -> None:
-        era, ticket = self.out.pop(data.draw(st.integers(0, len(self.out) - 1)))
+        era, _, ticket = self.out.pop(data.draw(st.integers(0, len(self.out) - 1)))
         getattr(self.circuit, outcome)(ticket)
         if era != self.era or outcome == "released":
             return  # it began before things changed, or says nothing
@@ -288,6 +284,19 @@ def test_a_probe_that_never_returns_does_not_block_for_ever(clock: Clock) -> Non
     second = made.admit()
     assert second is not None
     made.succeeded(second)
+    assert made.state == "closed"
+
+
+def test_a_probe_that_was_given_up_leaves_the_others_their_slots(clock: Clock) -> None:
+    """When it ends after all, cancelled, the one that took its place is still under way: nobody else is let through."""
+    made = half_open(clock)
+    first = made.admit()
+    clock.now += OPEN_FOR
+    second = made.admit()
+    assert (first is not None, second is not None) == (True, True)
+    made.released(first or 0)
+    assert made.admit() is None
+    made.succeeded(second or 0)
     assert made.state == "closed"
 
 

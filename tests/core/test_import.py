@@ -16,7 +16,18 @@ HEAVY = ["sklearn", "scipy", "pandas", "sqlalchemy", "alibi_detect", "_bentoml_s
 LAYERS = [
     {"typing", "errors", "semconv", "_version"},
     {"core"},
-    {"contrib", "profile", "outliers", "validation", "fallbacks", "exploration", "tracing", "drift", "decisions", "stack"},
+    {
+        "contrib",
+        "profile",
+        "outliers",
+        "validation",
+        "fallbacks",
+        "exploration",
+        "tracing",
+        "drift",
+        "decisions",
+        "stack",
+    },
     {"serving", "evaluation"},
     {"cli", "testing"},
 ]

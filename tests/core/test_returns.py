@@ -68,7 +68,6 @@ def refused(primary: Callable[..., Any], fallback: Any) -> bool:
 
 FITS = [
     (list[float], list[float]),
-    (list[float], list[int]),
     (list[float], list),
     (list, list[str]),
     (list[float], np.ndarray),
@@ -76,7 +75,6 @@ FITS = [
     (np.ndarray, list[float]),
     (np.ndarray, Image),
     (Image, np.ndarray),
-    (Image, t.Annotated[np.ndarray, Shape((3,))]),
     (Image, list[float]),
     (npt.NDArray[np.float64], npt.NDArray[np.float32]),
     (pd.DataFrame, list[dict[str, float]]),
@@ -86,7 +84,6 @@ FITS = [
     (list[float], c.Iterable[float]),
     (float, int),
     (int, float),
-    (float, np.float32),
     (str, Label),
     (Label, str),
     (Answer, Answer),
@@ -97,8 +94,9 @@ FITS = [
     (Plain, dict),
     (Plain, dict[str, str]),
     (dict, Plain),
-    (list[Answer], list[Answer]),
+    (list[Answer], list[dict[str, str]]),  # BentoML makes models of what is in a list
     (Answer | None, Answer),
+    (Answer | None, dict),
     (t.Optional[Answer], type(None)),  # noqa: UP045
     (t.Union[list[float], str], str),  # noqa: UP007
     (list[float], t.Any),
@@ -129,7 +127,6 @@ MISFITS = [
     (str, float),
     (str, bytes),
     (float, str),
-    (float, list[float]),
     (Answer, str),
     (Answer, list[Answer]),
     (Answer, float),
@@ -138,7 +135,6 @@ MISFITS = [
     (dict, Answer),  # and takes no model for a mapping: 400
     (Plain, str),
     (Plain, list[str]),
-    (dict, list[dict]),
     (dict[str, float], dict[str, str]),
     (list[Answer], list[str]),
     (list[Answer], Answer),
@@ -204,12 +200,6 @@ def test_other_shapes(shape: str, wanted: Any, given: Any, wrong: Any) -> None:
         assert refused(method(wanted, shape), method(wrong, shape))
 
 
-@pytest.mark.parametrize("shape", ["generator", "async generator"])
-def test_one_answer_for_a_stream(shape: str) -> None:
-    """What a plain function says instead of a stream is not judged by the stream's type."""
-    assert not refused(method(c.Iterator[str], shape), method(str))
-
-
 # Constants, with BentoML itself as the judge
 
 CONSTANTS = [
@@ -220,13 +210,11 @@ CONSTANTS = [
     (list[float], ["a"]),
     (list[float], 0.5),
     (list[float], None),
-    (list[float], {"a": 0.5}),
     (np.ndarray, np.array([0.5])),
     (np.ndarray, [0.5]),
     (Image, np.array([0.5, 0.5])),
     (str, "a"),
     (str, 1),
-    (str, ["a"]),
     (float, 1),
     (float, np.float32(0.5)),
     (float, "a"),
@@ -251,8 +239,6 @@ CONSTANTS = [
     (dict[str, float], {"a": 1}),
     (dict[str, float], {"a": "b"}),
     (tuple[float, float], [0.5]),
-    (pd.DataFrame, [{"a": 1}]),
-    (bool, True),
 ]
 
 
@@ -286,10 +272,11 @@ def test_what_is_no_array_is_no_constant_for_one(value: Any) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_constant_of_a_method_that_declares_nothing(shape: str) -> None:
-    """Is taken as it is, and so is any for a stream."""
+    """Is taken as it is; for a stream any one answer is, whatever its items are."""
     assert not refused(method(None, shape), gr.constant(object()))
     if "generator" in shape:
         assert not refused(method(c.Iterator[str], shape), gr.constant(1))
+        assert not refused(method(c.Iterator[str], shape), method(float))
 
 
 # Arguments, in services

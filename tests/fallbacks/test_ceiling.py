@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
 from typing import Any
 
 import bentoml
@@ -25,7 +24,7 @@ _names = (f"ceiling_{number}" for number in itertools.count())
 class Watched:
     """A method that is watched, under a name of its own, since gauges are the process's."""
 
-    def __init__(self, ceiling: float | None, *guards: Any, rows: Callable[[Any], Any] = lambda rows: rows) -> None:
+    def __init__(self, ceiling: float | None, *guards: Any) -> None:
         def predict(rows: Any) -> Any:
             if isinstance(rows, BaseException):
                 raise rows

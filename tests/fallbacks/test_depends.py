@@ -38,7 +38,7 @@ class Backup:
     @bentoml.api
     async def apredict(self, rows: list[float]) -> str:
         Behaviour.asked.append("apredict")
-        while not Behaviour.hang.is_set():
+        while not Behaviour.hang.is_set():  # noqa: ASYNC110  # set from other threads and loops
             await asyncio.sleep(0.001)
         if Behaviour.error is not None:
             raise Behaviour.error
@@ -176,7 +176,7 @@ def test_a_stream_has_no_dependency_for_a_fallback() -> None:
 
     namespace = {"backup": bentoml.depends(Backup), "predict": bentoml.api(gr.fall_back(to="backup")(predict))}
     predict.__annotations__["return"] = "Generator[str, None, None]"
-    with pytest.raises(gr.DecorationError, match="streams, and backup.predict of another service cannot stand in"):
+    with pytest.raises(gr.DecorationError, match=r"streams, and backup\.predict of another service cannot stand in"):
         gr.install()(bentoml.service(type("Front", (), namespace | {"__module__": __name__})))
 
 

@@ -10,10 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import pandas as pd
-import pydantic
 import pytest
-from prometheus_client import REGISTRY
 
 import guardrails as gr
 from guardrails.core.pipeline import attach
@@ -86,99 +83,6 @@ def test_streams_have_no_last_answer() -> None:
         gr.pipeline_of(stream).bind(None)
 
 
-# The same input
-
-
-class Row(pydantic.BaseModel):
-    a: float
-    b: float
-
-
-def rows_as(kind: str, rows: list[list[float]]) -> Any:
-    return {
-        "list": lambda: rows,
-        "tuples": lambda: [tuple(row) for row in rows],
-        "array": lambda: np.array(rows),
-        "float32": lambda: np.array(rows, dtype=np.float32),
-        "records": lambda: [dict(zip("ab", row, strict=True)) for row in rows],
-        "models": lambda: [Row(a=row[0], b=row[1]) for row in rows],
-        "frame": lambda: pd.DataFrame(rows, columns=["a", "b"]),
-        "arrays": lambda: [np.concatenate([row, np.zeros(3000), [row[0]], np.zeros(3000)]) for row in rows],
-    }[kind]()
-
-
-KINDS = ["list", "tuples", "array", "float32", "records", "models", "frame", "arrays"]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_each_row_is_remembered_by_itself(kind: str) -> None:
-    """Learnt in a batch, answered alone, in another order, in another batch; one unknown row leaves it to the next."""
-    model = Model(to=lambda rows: [None] * len(rows))
-    model.answer = lambda rows: 1 / 0 if model.sick else [f"answer {i}" for i in range(len(rows))]  # type: ignore[method-assign]
-    assert model.ask(rows_as(kind, [ORDINARY, OTHER, THIRD])) == ["answer 0", "answer 1", "answer 2"]
-    assert model.when_sick(rows_as(kind, [OTHER])) == ["answer 1"]
-    assert model.when_sick(rows_as(kind, [THIRD, ORDINARY])) == ["answer 2", "answer 0"]
-    assert model.when_sick(rows_as(kind, [OTHER, OUTLIER])) == [None, None]
-    assert [record.route for record in model.records[3:6]] == ["fallback:last_good"] * 3
-
-
-def test_large_inputs_that_differ_in_the_middle_are_not_the_same() -> None:
-    """A list of images is known by all of its pixels, not by how it prints."""
-    image = np.zeros(5000)
-    other = image.copy()
-    other[2500] = 1.0
-    model = Model()
-    assert model.ask([image]) == [0.0]
-    assert model.when_sick([other]) == ["unknown"]
-    assert model.when_sick([image.copy()]) == [0.0]
-
-
-class Opaque:
-    """A payload that prints as its address, as PIL's images and most objects do."""
-
-    def __init__(self, value: float) -> None:
-        self.value = value
-
-    def __getitem__(self, _: int) -> float:
-        return self.value
-
-    def __repr__(self) -> str:
-        return "<Opaque at 0x7f00>"  # as an object that was put where a former one was freed
-
-
-def test_an_input_without_a_content_of_its_own_is_never_the_same() -> None:
-    """Two payloads that happen to print alike are two clients' payloads: nobody gets the other's answer."""
-    model = Model()
-    model.answer = lambda payload: 1 / 0 if model.sick else payload.value  # type: ignore[method-assign]
-    assert model.ask(Opaque(1.0)) == 1.0
-    assert model.when_sick(Opaque(2.0)) == ["unknown"]
-
-
-def test_other_arguments_are_part_of_the_input() -> None:
-    """The model may answer the same rows otherwise for another user or scale."""
-    model = Model()
-    assert model.ask([ORDINARY], "ann", scale=2.0) == [0.1]
-    assert model.when_sick([ORDINARY], "bob", scale=2.0) == ["unknown"]
-    assert model.when_sick([ORDINARY], "ann", scale=3.0) == ["unknown"]
-    assert model.when_sick([ORDINARY], "ann", scale=2.0) == [0.1]
-
-
-def test_a_method_that_changes_its_input_is_remembered_by_what_came() -> None:
-    """Rows that the model scales in place are known as the client sent them."""
-    model = Model()
-
-    def scale(rows: np.ndarray) -> list[float]:
-        if model.sick:
-            raise ValueError("sick")
-        rows *= 100.0
-        return [float(row[0]) for row in rows]
-
-    model.answer = scale  # type: ignore[method-assign]
-    assert model.ask(np.array([ORDINARY])) == [10.0]
-    assert model.when_sick(np.array([ORDINARY])) == [10.0]
-    assert model.when_sick(100.0 * np.array([ORDINARY])) == ["unknown"]
-
-
 # Age and number
 
 
@@ -233,17 +137,6 @@ def test_only_the_models_own_rows_are_remembered(profile: gr.Profile) -> None:
     assert [record.route for record in bare.records] == ["fallback:constant"] * 2
 
 
-def test_a_last_good_answer_is_not_a_new_one(clock: Clock) -> None:
-    """Answering from memory does not make the memory younger."""
-    model = Model(max_age=60.0)
-    model.ask([ORDINARY])
-    for _ in range(3):
-        clock.now += 20.0
-        assert model.when_sick([ORDINARY]) == [0.1]
-    clock.now += 1.0
-    assert model.when_sick([ORDINARY]) == ["unknown"]
-
-
 def test_a_broken_detectors_fallback_remembers() -> None:
     """on_guard_error='fallback' asks the memory that has seen the answers, not an empty one."""
     from guardrails import outliers
@@ -286,41 +179,6 @@ def test_nobody_can_change_what_is_remembered(answer: Any, who: str) -> None:
     assert value(second) == [1.0, 2.0]
     change(second)
     assert value(model.when_sick([ORDINARY])) == [1.0, 2.0]
-
-
-# Keys
-
-
-def test_a_key_of_ones_own() -> None:
-    """It gets the method's arguments, of a request of several rows with one row at a time, however they are passed."""
-    seen: list[tuple[Any, Any]] = []
-
-    def key(rows: Any, user: Any = None, **_: Any) -> Any:
-        seen.append((rows, user))
-        return user, round(rows[0][0])
-
-    model = Model(key=key)
-    assert model.ask([[1.1, 0.0], [2.1, 0.0]], user="ann") == [1.1, 2.1]
-    assert seen == [([[1.1, 0.0]], "ann"), ([[2.1, 0.0]], "ann")]
-    assert model.when_sick(rows=[[2.2, 5.0]], user="ann") == [2.1]
-    assert model.when_sick([[2.2, 5.0], [0.9, 5.0]], "ann") == [2.1, 1.1]
-    assert model.when_sick([[2.2, 5.0]], "bob") == ["unknown"]
-
-
-@pytest.mark.parametrize(
-    ("key", "error"),
-    [(lambda rows, **_: [1], "TypeError"), (lambda rows, **_: 1 / 0, "ZeroDivisionError"), (lambda: 1, "TypeError")],
-    ids=["unhashable", "raises", "other arguments"],
-)
-def test_a_key_that_is_wrong_does_not_break_the_request(key: Any, error: str) -> None:
-    """Contained and counted when it learns; asked for an answer it is a fallback that failed."""
-    labels = ("guardrails_guard_errors_total", {"guard": "last_good", "error_type": error})
-    before = REGISTRY.get_sample_value(*labels) or 0.0
-    model = Model(key=key)
-    assert model.ask([ORDINARY]) == [0.1]
-    assert model.when_sick([ORDINARY]) == ["unknown"]
-    assert model.ask([OTHER]) == [-0.3]
-    assert REGISTRY.get_sample_value(*labels) == before + 2
 
 
 def test_coroutines() -> None:

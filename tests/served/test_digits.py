@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -14,22 +16,23 @@ import pytest
 
 from guardrails.testing import BentoServer, OtlpReceiver
 from services.digits import edge_cases, train
+from tests.served.test_bento import bentoml, python_without_the_library
 from tests.served.test_edges import module_server
 
 DIGITS = "services.digits.service:Digits"
 IMAGES, LABELS = train.held_out()
 UNREADABLE = {"label": -1, "confidence": 0.0, "scores": [0.0] * 10}
 LEAST_SHARE = {
-    "askew by 45 degrees": 0.5,
-    "askew by 90 degrees": 0.5,
-    "upside down": 0.05,
-    "a little noisy": 0.05,
-    "noisy": 0.5,
+    "askew by 45 degrees": 0.97,
+    "askew by 90 degrees": 0.99,
+    "upside down": 0.22,  # 0, 1 and 8 are digits still, 6 and 9 each other
+    "a little noisy": 0.97,
+    "noisy": 0.98,
     "inverted": 1.0,
     "checkered": 1.0,
-    "foreign": 0.95,
+    "foreign": 0.99,
 }
-"""Share of each kind that is sent to a person: what was measured, less a few in a hundred."""
+"""Share of each kind that goes to a person: what was measured (.995, 1, .28, .995, 1, 1, 1, 1), less a little."""
 
 
 @pytest.fixture(scope="module")
@@ -263,6 +266,25 @@ def test_drift_knows_digits_from_digits_askew(serve: Callable[..., BentoServer])
     after = drift_after(server, edge_cases.rotated(IMAGES, 45))
     assert (after["rows"], after["verdict"]) == (2 * len(IMAGES), "drift")
     assert all(re.fullmatch(r"line_\d_dot_\d", name) for name in after["drifted"][:3])
+
+
+@pytest.mark.timeout(300)
+def test_the_bento_reads_digits_elsewhere(store: Path, tmp_path: Path, digits: BentoServer) -> None:
+    """Built from its bentofile, it carries all it needs: the same answers where this checkout is not."""
+    home, cwd = tmp_path / "home", tmp_path / "elsewhere"
+    shutil.copytree(store, home)
+    cwd.mkdir()
+    bentoml(home, "build", "-f", "services/digits/bentofile.yaml", ".")
+    python = python_without_the_library(tmp_path / "other")
+    env = {
+        "PYTHONPATH": None,
+        "VIRTUAL_ENV": None,
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:9/v1/traces",
+    }
+    images = np.concatenate([IMAGES[:20], edge_cases.inverted(IMAGES[:5])])
+    with BentoServer("digits:latest", home=home, cwd=cwd, env=env, python=python) as there:
+        for api in ("read", "classify"):
+            assert_same(read(there, images, api), read(digits, images, api))
 
 
 def drift_after(server: BentoServer, images: np.ndarray) -> dict:

@@ -13,15 +13,16 @@ import guardrails as gr
 from services.digits import edge_cases, train
 
 AUROC = {
-    "askew by 45 degrees": 0.9,
-    "askew by 90 degrees": 0.9,
-    "upside down": 0.6,
-    "a little noisy": 0.6,
-    "noisy": 0.9,
-    "inverted": 0.99,
-    "checkered": 0.99,
-    "foreign": 0.99,
+    "askew by 45 degrees": 0.99,
+    "askew by 90 degrees": 0.999,
+    "upside down": 0.75,
+    "a little noisy": 0.98,
+    "noisy": 0.99,
+    "inverted": 0.999,
+    "checkered": 0.999,
+    "foreign": 0.999,
 }
+"""What was measured (.9994, 1, .795, .996, .9996, 1, 1, 1), less a little."""
 
 
 @pytest.fixture(scope="module")
@@ -53,20 +54,38 @@ def test_network_profile_and_tests_share_no_image() -> None:
 
 
 def test_the_network_reads_digits() -> None:
-    """At least 96 of 100 held-out digits."""
+    """At least 95 of 100 held-out digits (measured: 97); askew it reads few of them, and is sure all the same."""
     images, labels = train.held_out()
-    assert train.network().score(train._rows(images), labels) >= 0.96
+    network = train.network()
+    assert network.score(train._rows(images), labels) >= 0.95
+    askew = train._rows(edge_cases.rotated(images, 45))
+    assert network.score(askew, labels) < 0.3
+    assert np.median(network.predict_proba(askew).max(axis=1)) > 0.8
 
 
-def test_the_profile_holds_what_is_legal_not_what_happened(profile: gr.Profile) -> None:
-    """The corners, blank in all of training, may have ink; the detector's range is that of a scanner."""
-    assert {(pixel.low, pixel.high) for pixel in profile.schema.features} == {(0.0, 16.0)}
+def test_the_profile_and_the_scanner_know_the_same_dots(profile: gr.Profile) -> None:
+    """By name and in order; the profile also watches what the network says."""
+    from services.digits.service import scanner
+
+    assert profile.schema.names == scanner.names
+    assert profile.bins.names == (*scanner.names, "__prediction__", "__confidence__")
     assert profile.outliers.alpha == 0.02
-    assert profile.bins.names[-2:] == ("__prediction__", "__confidence__")
+
+
+def test_ink_in_a_corner_is_odd_and_legal(service) -> None:
+    """Training never saw any there; it is read, or goes to a person, and is not refused as what cannot be."""
+    instance = service()
+    image = np.array(ordinary(instance))
+    assert gr.Profile.load("digits-profile:latest").schema.features[0].high == image[0, 0] == 0.0
+    image[0, 0] = 1.0
+    assert len(asyncio.run(instance.read([image.tolist()]))) == 1
+    image[0, 0] = 17.0
+    with pytest.raises(gr.Rejected, match="line_0_dot_0"):
+        asyncio.run(instance.read([image.tolist()]))
 
 
 def test_ordinary_digits_are_ordinary(profile: gr.Profile) -> None:
-    """Of 397 held-out digits about alpha are flagged (8; with 300 calibration rows 25 is four deviations more)."""
+    """Of 397 held-out digits alpha are 8 (measured: 8); four deviations of that, calibrated on 300, are 17 more."""
     assert profile.outliers.is_outlier(train.held_out()[0].reshape(-1, 64)).sum() <= 25
 
 

@@ -1,0 +1,1 @@
+"""Handwritten digits: images, one by one, in batches, and as a stream."""
