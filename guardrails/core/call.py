@@ -275,7 +275,7 @@ class Call:
             self.parts.remove(self.primary)
         else:
             self.primary.index = kept
-        self.parts.append(Part(chain, reason, chosen))
+        self.parts.append(Part(chain, reason, chosen, chain[0].route))
 
     def shadow(self, mask: Mask | None, reason: str, route: str) -> None:
         """Note what would have become of rows had a guard been enforced. Nothing changes for them.

@@ -83,15 +83,18 @@ class _Pool:
 
     def submit(self, work: Callable[[], Any], wait: float) -> Future[Any] | None:
         """Hand work to a thread; None when none got free within ``wait`` seconds, or none can."""
-        if not self._slots.acquire(blocking=False) and (
-            self._lost >= self._size or not self._slots.acquire(timeout=wait)
-        ):
+        if not self._slots.acquire(blocking=False) and (self.lost or not self._slots.acquire(timeout=wait)):
             return None
         future: Future[Any] = Future()
         if not self._idle.acquire(blocking=False):
             threading.Thread(target=self._run, name="guardrails-deadline", daemon=True).start()
         self._work.put((future, work))
         return future
+
+    @property
+    def lost(self) -> bool:
+        """Whether every slot is held by a call that has been left behind."""
+        return self._lost >= self._size
 
     def give_up(self, future: Future[Any]) -> None:
         """Its slot is lost until it ends."""
@@ -127,8 +130,17 @@ class _Pool:
 _uncancelled: Counter[tuple[str, bool]] = Counter()
 """Coroutines that did not let themselves be cancelled and are running still, by API and whether it was the primary."""
 
-_primaries, _fallbacks = _Pool(MAX_CALLS), _Pool(MAX_CALLS)
-"""Apart: where overrunning primaries fill theirs, which is what fallbacks are for, a fallback still gets a thread."""
+_pools: dict[tuple[str, bool], _Pool] = {}
+
+
+def _pool(api: str, *, primary: bool) -> _Pool:
+    """The threads of an API, primaries and fallbacks apart.
+
+    Where overrunning primaries fill theirs, which is what fallbacks are for, a fallback still gets a thread; and where
+    one API hangs, the others do not.
+    """
+    pool = _pools.get((api, primary))
+    return pool if pool is not None else _pools.setdefault((api, primary), _Pool(MAX_CALLS))
 
 
 def run_within(timeout: float, attempt: Attempt, api: str, *, primary: bool) -> Any:
@@ -141,7 +153,7 @@ def run_within(timeout: float, attempt: Attempt, api: str, *, primary: bool) -> 
     began = time.monotonic()
     context = contextvars.copy_context()
     target, args, kwargs = attempt.target, attempt.args, attempt.kwargs
-    pool = _primaries if primary else _fallbacks
+    pool = _pool(api, primary=primary)
     timeout = _holdable(timeout)
     future = pool.submit(lambda: context.run(target, *args, **kwargs), timeout)
     if future is None:
@@ -166,17 +178,20 @@ async def await_thread(timeout: float, attempt: Attempt, api: str) -> Any:
     fn, args, kwargs = attempt.blocking, attempt.args, attempt.kwargs
     if fn is None:
         raise TypeError("only a plain function is called in a thread")
-    ends = time.monotonic() + _holdable(timeout)
-    while (future := _fallbacks.submit(lambda: context.run(fn, *args, **kwargs), 0.0)) is None:
-        if time.monotonic() >= ends:
+    ends, pool = time.monotonic() + _holdable(timeout), _pool(api, primary=False)
+    while (future := pool.submit(lambda: context.run(fn, *args, **kwargs), 0.0)) is None:
+        if pool.lost or time.monotonic() >= ends:
             raise TimeoutError(f"{MAX_CALLS} fallbacks are under way, none of which ended within {timeout} s")
         await asyncio.sleep(_POLL)
     waiter = asyncio.wrap_future(future)
-    done, _ = await asyncio.wait({waiter}, timeout=max(0.0, ends - time.monotonic()))
-    if not done:
+    try:
+        done, _ = await asyncio.wait({waiter}, timeout=max(0.0, ends - time.monotonic()))
+    finally:  # also when the request is cancelled: the thread goes on, whoever waits for it
         waiter.add_done_callback(_seen)
-        _fallbacks.give_up(future)
-        abandoned.leave(api, future)
+        if not future.done():
+            pool.give_up(future)
+            abandoned.leave(api, future)
+    if not done:
         raise TimeoutError(f"no answer within {timeout} s; the call runs on by itself")
     answer = waiter.result()
     if inspect.iscoroutine(answer):  # ``lambda rows: other(rows)`` of a coroutine function
@@ -206,18 +221,23 @@ async def await_within(timeout: float, answer: Coroutine[Any, Any, Any], api: st
     except BaseException:
         task.cancel()
         await asyncio.wait({task}, timeout=GRACE)  # whoever stops the request waits for its method to clean up
-        task.add_done_callback(_seen)
+        _leave_uncancelled(task, api, key)
         raise
     if done:
         return task.result()
     task.cancel()
     await asyncio.wait({task}, timeout=GRACE)
+    _leave_uncancelled(task, api, key)
+    raise TimeoutError(f"no answer within {timeout} s")
+
+
+def _leave_uncancelled(task: asyncio.Task[Any], api: str, key: tuple[str, bool]) -> None:
+    """Count a cancelled task for as long as it does not end."""
     task.add_done_callback(_seen)
     if not task.done():
         _uncancelled[key] += 1
         task.add_done_callback(lambda _: _uncancelled.subtract([key]))
         abandoned.leave(api, task)
-    raise TimeoutError(f"no answer within {timeout} s")
 
 
 def _seen(task: asyncio.Future[Any]) -> None:

@@ -304,7 +304,7 @@ def _plain_numbers(payload: Sequence[Any]) -> npt.NDArray[Any] | None:
     except (ValueError, TypeError, OverflowError):  # ragged, or of things NumPy cannot put together
         return None
     # Not dtype=float64: NumPy would read the text "1.5" as a number, which it is not.
-    return array if array.dtype.kind in _NUMERIC else None
+    return array if array.dtype.kind in _NUMERIC and array.size else None
 
 
 def _from_records(payload: Sequence[Any], layout: Layout, *, single: bool) -> RowSet:

@@ -31,7 +31,7 @@ def refuse_misfit(fn: Callable[..., Any], method: Method, name: str) -> None:
     Raises:
         DecorationError: it cannot stand in; the message says why and what would.
     """
-    _refuse_other_arguments(fn, method, name)
+    refuse_other_arguments(fn, method, f"the fallback {name}()")
     if method.shape.streams and not Shape.of(fn).streams:
         return  # a plain answer stands in for a whole stream: what one item of it looks like is not said anywhere
     wanted, given = _declared(method.fn), _declared(fn)
@@ -61,7 +61,12 @@ def refuse_misfit_value(value: Any, method: Method) -> None:
     )
 
 
-def _refuse_other_arguments(fn: Callable[..., Any], method: Method, name: str) -> None:
+def refuse_other_arguments(fn: Callable[..., Any], method: Method, name: str) -> None:
+    """Refuse what cannot be called as the method is.
+
+    Raises:
+        DecorationError: its parameters are others; the message says which.
+    """
     if method.owner is None:  # called by Python, as its author likes; a service passes arguments by their names
         return
     try:
@@ -75,7 +80,7 @@ def _refuse_other_arguments(fn: Callable[..., Any], method: Method, name: str) -
     except TypeError as error:
         takes = ", ".join(p.name for p in method.params)
         raise DecorationError(
-            f"the fallback {name}() does not take the arguments of {method.fn.__qualname__}({takes}), which BentoML "
+            f"{name} does not take the arguments of {method.fn.__qualname__}({takes}), which BentoML "
             f"passes by their names: {error}. Give it the same parameters."
         ) from error
 

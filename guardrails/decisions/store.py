@@ -88,7 +88,7 @@ class DecisionStore:
             options: dict[str, Any] = {"pool_pre_ping": True, "connect_args": {"connect_timeout": int(BUSY_TIMEOUT)}}
             if parsed.get_backend_name() == "sqlite":
                 options = {"connect_args": {"timeout": BUSY_TIMEOUT, "check_same_thread": False}}
-                if parsed.database:
+                if parsed.database and not parsed.database.startswith("file:"):
                     Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
             self.engine = sa.create_engine(url, **options)
         except (sa.exc.ArgumentError, ModuleNotFoundError, OSError) as error:

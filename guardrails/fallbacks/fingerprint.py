@@ -36,6 +36,10 @@ def fingerprint(value: Any) -> Hashable:
         return value.shape, value.dtype.str, value.tobytes()
     if isinstance(value, np.generic):
         return value.dtype.str, value.tobytes()
+    if isinstance(value, list) and value and type(value[0]) in (float, int):
+        numbers = np.array(value)  # thirty numbers at once, not one by one
+        if numbers.dtype.kind in "if" and not any(type(entry) is bool for entry in value):
+            return "numbers", numbers.dtype.str, numbers.tobytes()
     if isinstance(value, list | tuple):
         return type(value).__name__, tuple(fingerprint(entry) for entry in value)
     if isinstance(value, Mapping):

@@ -14,6 +14,7 @@ import numpy as np
 
 from guardrails import semconv
 from guardrails.core.payload import count_rows, counts_rows, merge, take
+from guardrails.core.returns import refuse_other_arguments
 from guardrails.core.targets import Target, lift
 from guardrails.errors import DecorationError
 from guardrails.fallbacks.fingerprint import NoContentError, fingerprint
@@ -21,6 +22,10 @@ from guardrails.fallbacks.fingerprint import NoContentError, fingerprint
 if TYPE_CHECKING:
     from guardrails.core.call import Call, Part
     from guardrails.core.method import Method
+
+
+MAX_ROWS = 256
+"""Rows of one request up to which it is remembered: each row costs some microseconds before it is answered."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +47,14 @@ class LastGood:
         """Resolve against a bound method.
 
         Raises:
-            DecorationError: the method streams.
+            DecorationError: the method streams, or the key does not take its arguments.
         """
         if method.shape.streams:
             raise DecorationError(
                 f"{method.fn.__qualname__}() streams, and last_good() remembers answers. Use another fallback."
             )
+        if self.key is not None:
+            refuse_other_arguments(self.key, method, "last_good(key=...)")
         memory = _Memory(self, method)
         return Target(
             f"{semconv.FALLBACK_PREFIX}last_good",
@@ -138,6 +145,8 @@ class _Memory:
         at = self._at
         payload = args[at.position] if at.position < len(args) else kwargs.get(at.name, at.default)
         n = count_rows(payload)
+        if n > MAX_ROWS:
+            return None
         try:
             if n == 1:
                 return [self._key(args, kwargs)]

@@ -102,7 +102,7 @@ class check_outliers:  # noqa: N801  # a decorator is read as a verb
         if self.alpha is not None:
             detector = detector.with_alpha(self.alpha)
         check = _Check(self, detector, layout, tags, method)
-        return Hooks(check.before, None, check.status, check.chain)
+        return Hooks(check.before, None, check.status, check.chain if self.enforce else ())
 
     def verify(self, method: Method) -> None:
         """At start-up: the fallback can stand in for the method."""

@@ -91,7 +91,7 @@ class validate:  # noqa: N801  # a decorator is read as a verb
             schema, layout, margin = profile.schema, profile.layout, 1.0
         rules = Rules.of(schema, margin if self.margin is None else self.margin)
         validator = _Validator(rules, layout, self, method, chain(self._fallback(method), method))
-        return Hooks(validator.before, chain=validator.chain)
+        return Hooks(validator.before, chain=validator.chain if self.enforce else ())
 
     def _fallback(self, method: Method) -> Fallbacks:
         if method.batchable and self.in_batch is not None:

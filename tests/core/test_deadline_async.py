@@ -189,7 +189,11 @@ def test_nobody_waits_for_functions_that_are_left_behind(release: threading.Even
         release.wait(LONG)
         return "late"
 
-    fill = gr.fall_back(to=[gr.within(hangs, timeout=0.001), gr.constant("filled")])(lambda rows: 1 / 0)
+    def failing(rows: Any) -> str:
+        raise ValueError(rows)
+
+    failing.__name__ = sick.__name__  # each API has threads of its own
+    fill = gr.fall_back(to=[gr.within(hangs, timeout=0.001), gr.constant("filled")])(failing)
     assert {fill(ROWS) for _ in range(MAX_CALLS)} == {"filled"}
     fn = gr.fall_back(to=[spare, gr.constant("constant")], timeout=600.0)(sick)
     assert asyncio.run(asyncio.wait_for(fn(ROWS), 5.0)) == "constant"
