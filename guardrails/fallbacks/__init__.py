@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from guardrails.core.breaker import Breaker
 from guardrails.core.targets import Constant, Reject
-from guardrails.fallbacks.last_good import LastGood
-from guardrails.fallbacks.within import Within
 
 if TYPE_CHECKING:
     from guardrails.core.targets import FallbackSpec
+    from guardrails.fallbacks.last_good import LastGood
+    from guardrails.fallbacks.within import Within
 
 
 def reject(message: str | None = None) -> Reject:
@@ -62,6 +62,8 @@ def last_good(
         >>> [ratio(1.0, 2.0), ratio(1.0, 0.0), ratio(3.0, 0.0)]
         [0.5, 0.5, 0.0]
     """
+    from guardrails.fallbacks.last_good import LastGood
+
     return LastGood(key, max_age, max_entries)
 
 
@@ -78,7 +80,9 @@ def within(fallback: FallbackSpec, *, timeout: float | None = None, breaker: Bre
         >>> gr.within("backup.predict", timeout=0.2)
         Within(fallback='backup.predict', timeout=0.2, breaker=None)
     """
+    from guardrails.fallbacks.within import Within
+
     return Within(fallback, timeout, breaker)
 
 
-__all__ = ["Breaker", "Constant", "LastGood", "Reject", "Within", "constant", "last_good", "reject", "within"]
+__all__ = ["Breaker", "Constant", "Reject", "constant", "last_good", "reject", "within"]

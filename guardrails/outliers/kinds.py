@@ -58,7 +58,7 @@ def read_detector(kind: str, arrays: Arrays) -> Detector:
         ProfileError: the kind is unknown to this version.
     """
     if kind == "combined":
-        from guardrails.outliers.combine import Combined
+        from guardrails.outliers.voting import Combined
 
         combined: Detector = Combined.from_arrays(arrays, read_detector)
         return combined

@@ -15,7 +15,6 @@ from guardrails.errors import DecorationError
 from guardrails.fallbacks.ceiling import FallbackShare
 from guardrails.profile.profile import Profile
 from guardrails.profile.reference import ProfileRef
-from guardrails.serving.batches import link_batches
 from guardrails.serving.endpoints import Endpoints
 from guardrails.serving.host import INSTALLED, mark_serving, prepare_shutdown
 from guardrails.serving.middleware import GuardMiddleware
@@ -105,6 +104,8 @@ class install:  # noqa: N801  # a decorator is read as a verb
         routes = tuple(service.apis[name].route for name in pipelines)
         service.add_asgi_middleware(GuardMiddleware, guarded=routes)
         if self.batch_links:
+            from guardrails.serving.batches import link_batches
+
             link_batches()
         # A plain callable, not a Starlette app: BentoML lists a Starlette's routes in the service's schema.
         service.mount_asgi_app(Endpoints(worker, self.path, self.token), path=self.path, name="guardrails")

@@ -11,8 +11,8 @@ from guardrails import outliers
 from guardrails.errors import ProfileError
 from guardrails.outliers import IsolationForest, calibrate
 from guardrails.outliers.calibration import STRANGEST
-from guardrails.outliers.combine import _RULES, Combined, Vote, combine
 from guardrails.outliers.kinds import read_detector
+from guardrails.outliers.voting import _RULES, Combined, Vote, combine
 from guardrails.testing import check_detector
 
 CENTRAL = 3.2905

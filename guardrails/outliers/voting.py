@@ -57,7 +57,7 @@ def combine(*members: Any, merge: str = "bonferroni", held: float = 0.3) -> Comb
     Example:
         >>> import numpy as np
         >>> from guardrails import outliers
-        >>> from guardrails.outliers.combine import combine
+        >>> from guardrails.outliers.voting import combine
         >>> X = np.random.default_rng(0).normal(size=(1000, 3))
         >>> far_out = outliers.IsolationForest.fit(X[:300])
         >>> detector = outliers.fit(X[300:], detector=combine("isolation_forest", far_out), alpha=0.05)
