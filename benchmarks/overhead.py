@@ -36,10 +36,12 @@ from rich.table import Table
 import guardrails as gr
 from benchmarks.measure import Arm, Budget, conditions, failed, microseconds, print_budgets, take_turns
 from guardrails.core.call import Call
+from guardrails.core.payload import read
 from guardrails.decisions.writer import DecisionLog, open_log
 from guardrails.drift import sampler_of
 from guardrails.exploration import draw
 from guardrails.outliers.forest import IsolationForest
+from guardrails.validation.rules import Rules
 
 FEATURES, ACTIONS, ROWS = 30, 5, 4000
 DEADLINE, EPSILON, ALPHA, TIMEOUT = 1.0, 0.02, 0.01, 0.2
@@ -197,6 +199,8 @@ def hook_arms(bench: Bench) -> dict[str, Arm]:
     scores, policy, key, offer = call.result[0], gr.EpsilonGreedy(EPSILON), b"k" * 32, sampler_of(bench.profile).offer
     rows, record = call.rows_read, hooks["record"]
 
+    judge, layout = Rules.of(bench.profile.schema, 2.0).admit, bench.profile.layout
+
     def explored() -> None:
         hooks["explore"](call)
         record(call)
@@ -205,6 +209,7 @@ def hook_arms(bench: Bench) -> dict[str, Arm]:
         "nothing": lambda: None,
         "drift: sampler.offer": lambda: offer(rows, scores, None, 0),
         "drift: the guard's hook": _hook(hooks["sample_drift"], call),
+        "validate: read and judged": lambda: judge(read(bench.row, layout).values),
         "explore: pmf and draw": lambda: draw(policy.pmf(scores), call.id, key),
         "explore: the guard's hook": _hook(hooks["explore"], call),
         "record: the decision, enqueued": _hook(record, call),
@@ -353,6 +358,7 @@ def compare_hooks(console: Console, bench: Bench, sizes: Sizes) -> list[Budget]:
         table.add_row(name, f"{us - nothing:.2f}")
     console.print(table)
     return [
+        Budget("validate: 30 numeric fields, read and judged", took["validate: read and judged"] - nothing, 5.0),
         Budget("drift sampling: the append", took["drift: sampler.offer"] - nothing, 1.0),
         Budget("drift sampling: the whole hook", took["drift: the guard's hook"] - nothing, 1.0),
         Budget("exploration: draw, and enqueue the decision", took["explore and record"] - nothing, 10.0),

@@ -283,7 +283,9 @@ def test_a_split_request_hears_of_all_its_rows(served: Served) -> None:
 def test_a_batch_that_fails_fails_every_client(served: Served) -> None:
     """500 for all, as in any batch; headers and spans say so, of the row nobody came to as of those the model had."""
     assert [client.answer.status_code for client in served.broken] == [500] * 3
-    assert [client.headers for client in served.broken] == [("primary", "error")] * 2 + [("primary", "outlier")]
+    assert [client.headers for client in served.broken] == [("primary", "error")] * 2 + [
+        ("fallback:constant", "outlier")
+    ]
     assert len({client.decision_id for client in served.broken}) == 3
     for client in served.broken:
         assert served.server_span(client).attributes["guardrails.reason"] == client.headers[1]
