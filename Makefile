@@ -32,8 +32,11 @@ test: $(TEST)/.ready  ## the whole suite; optional backends that are missing are
 test-full: $(TEST)/.ready  ## the suite and its heavy sweeps
 	@$(TEST)/bin/python -m pytest -q
 
+# What depends on the servers rather than on numpy is left to `make test`.
+SERVED_ONCE := chaos schemathesis digits bento
+
 test-numpy2: $(NUMPY2)/.ready  ## the suite without alibi-detect, on numpy 2
-	@$(NUMPY2)/bin/python -m pytest -q -m "not full"
+	@$(NUMPY2)/bin/python -m pytest -q -m "not full" $(SERVED_ONCE:%=--ignore=tests/served/test_%.py)
 
 lint: $(TEST)/.ready  ## ruff
 	@$(TEST)/bin/ruff check guardrails services tests benchmarks

@@ -20,7 +20,7 @@ from guardrails.errors import DecorationError
 from guardrails.outliers.calibration import CalibratedDetector
 from guardrails.outliers.live import cost_of, name_of
 from guardrails.profile.profile import Profile
-from guardrails.profile.reference import ProfileSpec, pin, resolve
+from guardrails.profile.reference import ProfileRef, ProfileSpec, pin, resolve
 from guardrails.typing import F, Hooks, Mask, Scores
 
 DetectorSpec: TypeAlias = "ProfileSpec | CalibratedDetector | Callable[[Any], CalibratedDetector | Profile]"
@@ -91,8 +91,15 @@ class check_outliers:  # noqa: N801  # a decorator is read as a verb
         return guarded
 
     def check(self, method: Method) -> None:
-        """At decoration: the argument exists, the options are known."""
+        """At decoration: the argument exists, the options are known, the detector is one that has a calibration."""
         method.argument(self.features)
+        known = isinstance(self.detector, Profile | ProfileRef | CalibratedDetector) or callable(self.detector)
+        if not known:
+            kind = type(self.detector).__qualname__
+            raise DecorationError(
+                f"check_outliers({kind}): a detector alone does not say what is too strange. Calibrate it on ordinary "
+                f"rows it has not seen: outliers.fit(X, detector=...), or Profile.fit(X, detector=...)."
+            )
         if self.on_guard_error not in ("pass", "fallback"):
             raise DecorationError(f"on_guard_error={self.on_guard_error!r}: it is 'pass' or 'fallback'.")
 

@@ -150,7 +150,8 @@ def _page(status: dict[str, Any]) -> str:
             rows = "".join(f"<tr><th>{escape(k)}<td>{escape(str(v))}" for k, v in status[name].items())
             parts.append(f"<h2>{name}</h2><table>{rows}</table>")
     for name, guards in status["guards"].items():
-        parts.append(f"<h2>{escape(name)}</h2><pre>{escape(chr(10).join(guards))}</pre>")
+        state = json.dumps(status["state"].get(name, {}), indent=1)
+        parts.append(f"<h2>{escape(name)}</h2><pre>{escape(chr(10).join(guards))}</pre><pre>{escape(state)}</pre>")
     for drift in status["drift"]:
         parts.append(f"<h2>drift: {escape(drift['verdict'])}</h2><p>{drift['rows']} rows, all workers</p>")
         columns = ("feature", "rows", "psi", "ks", "p_value", "adjusted", "missing", "drifted")

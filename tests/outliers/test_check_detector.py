@@ -122,3 +122,15 @@ def test_broken_detectors_are_found(broken, message):
     """Each complaint names what is wrong."""
     with pytest.raises(AssertionError, match=message):
         check_detector(broken(), ROWS.copy())
+
+
+def test_a_detector_without_a_calibration_is_refused_where_it_is_written():
+    """It says who is stranger than whom, and not what is too strange; the message says what makes it say that."""
+    from sklearn.ensemble import IsolationForest as Fitted
+
+    import guardrails as gr
+
+    X = np.random.default_rng(0).normal(size=(100, 2))
+    for detector in (Fitted(random_state=0).fit(X), gr.outliers.Mahalanobis.fit(X)):
+        with pytest.raises(gr.DecorationError, match=r"Calibrate it on ordinary rows .*outliers\.fit\(X, detector="):
+            gr.check_outliers(detector)(lambda rows: rows)
