@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from guardrails.core import metrics
 
 if TYPE_CHECKING:
-    from guardrails.core.call import Attempt
+    from guardrails.core.attempt import Attempt
 
 MAX_CALLS = 32
 """Calls with a timeout under way at once, those left behind included: threads, and abandoned coroutines an API."""

@@ -20,7 +20,8 @@ from guardrails.core.deadline import await_thread, await_within, run_within
 from guardrails.core.method import Shape
 
 if TYPE_CHECKING:
-    from guardrails.core.call import Attempt, Call
+    from guardrails.core.attempt import Attempt
+    from guardrails.core.call import Call
     from guardrails.core.pipeline import Pipeline
 
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from guardrails import semconv
+from guardrails.core.attempt import why
 from guardrails.core.breaker import Breaker, Circuit
-from guardrails.core.call import Call, Stage, why
+from guardrails.core.call import Call, Stage
 from guardrails.core.method import Method
 from guardrails.core.pipeline import attach, brief
 from guardrails.core.targets import Chain, Fallbacks, at_least_one, chain
