@@ -42,7 +42,7 @@ SERVICES = ("tumor", "songs", "digits")
 BATCHED = ("recommend_many", "classify")
 EXAMPLES = ("diagnose", "recommend", "read")
 SERVER_KIND = 2
-SHOWN = ("route", "reason", "outlier.p_value", "outlier.threshold", "outlier.score", "deadline.met", "decision.id")
+SHOWN = ("route", "reason", "outlier.p_value", "outlier.features", "outlier.score", "deadline.met", "decision.id")
 console = Console()
 
 
