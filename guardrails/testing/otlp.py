@@ -122,4 +122,12 @@ def _span(span: Any, service: str) -> ReceivedSpan:
 
 
 def _attributes(pairs: Any) -> dict[str, Any]:
-    return {pair.key: getattr(pair.value, pair.value.WhichOneof("value") or "string_value") for pair in pairs}
+    return {pair.key: _value(pair.value) for pair in pairs}
+
+
+def _value(value: Any) -> Any:
+    """What an attribute says; of an attribute of several values, a tuple."""
+    kind = value.WhichOneof("value") or "string_value"
+    if kind == "array_value":
+        return tuple(_value(entry) for entry in value.array_value.values)
+    return getattr(value, kind)
