@@ -95,7 +95,7 @@ class IsolationForest:
         return self._score_of(lengths)
 
     def score_one(self, row: npt.NDArray[np.float64]) -> float:
-        """Score one row of shape ``(d,)`` without missing values: as in `score`, but for the last bits."""
+        """Score one row of shape ``(d,)`` without missing values: the same bits as in `score`."""
         return float(2.0 ** -(self._length_of(row) / self.normaliser)) if self.normaliser else 0.5
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
@@ -121,9 +121,12 @@ class IsolationForest:
         return cls(*own, depth, float(arrays["normaliser"][0]), width)
 
     def _score_of(self, lengths: npt.NDArray[np.float64]) -> Scores:
+        # math, one by one: NumPy's vectorised exp2 may differ in the last bit between one row and many, and a row that
+        # ties with a calibration row has to tie with it however it is asked for.
         if not self.normaliser:
             return np.full(len(lengths), 0.5)
-        return np.asarray(np.exp2(-lengths / self.normaliser))
+        normaliser = self.normaliser
+        return np.array([2.0 ** -(length / normaliser) for length in lengths.tolist()])
 
     @cached_property
     def _cut(self) -> npt.NDArray[np.float64]:
@@ -198,7 +201,9 @@ class IsolationForest:
                 right |= np.isnan(value) & self.gap.take(node)
             self.left.take(node, out=at, mode="clip")
             np.add(at, right, out=node)
-        return np.asarray(self.length.take(node).reshape(trees, n).sum(axis=0))
+        # Each row's dot product by itself: the same bits as for a row alone, which a matrix product would not give.
+        lengths = np.ascontiguousarray(self.length.take(node).reshape(trees, n).T)
+        return np.array([row.dot(self._ones) for row in lengths])
 
     def _two_steps(self, columns: npt.NDArray[np.float32], *, gaps: bool) -> npt.NDArray[np.intp]:
         """Where rows stand after two steps: node of each tree and row, shape ``(trees, n)``.
