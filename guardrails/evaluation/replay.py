@@ -113,7 +113,7 @@ def _decisions(records: Iterable[Mapping[str, Any]]) -> Iterable[tuple[Mapping[s
 
 def _what_was(record: Mapping[str, Any]) -> str:
     """The verdict then, whether it was enforced or not."""
-    said = [record.get("reason"), *((record.get("shadow") or "").split(","))]
+    said = (record.get("reason"), record.get("shadow"))
     reasons = [str(entry).partition(":")[0] for entry in said if entry]
     return next((verdict for verdict in reasons if verdict in _VERDICTS), ACCEPTED)
 

@@ -113,9 +113,9 @@ def _of_rows(call: Call, first: int, last: int) -> dict[str, Any]:
         said[semconv.OUTLIER_P_VALUE] = float(verdict.p_values[worst])
         said[semconv.IS_OUTLIER] = any(bool(flag) for flag in verdict.mask[first:last])
     if call.shadows:
-        shadows = ",".join(filter(None, map(call.shadow_of, range(first, last))))
+        shadows = tuple(dict.fromkeys(filter(None, map(call.shadow_of, range(first, last)))))
         if shadows:
-            said[semconv.SHADOW] = tuple(dict.fromkeys(shadows.split(",")))
+            said[semconv.SHADOW] = shadows
     return said
 
 
