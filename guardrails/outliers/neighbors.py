@@ -71,8 +71,7 @@ class NearestNeighbors:
         Args:
             X: ordinary rows without missing values.
             k: which neighbour's distance is the score.
-            scale: bring each column's range to one. Over six ADBench sets the mean AUROC was .938 with ranges, .893
-                with standard deviations (which blow up columns of mostly one value), .921 unscaled.
+            scale: bring each column's range to one; standard deviations would blow up columns of mostly one value.
             max_rows: keep at most so many rows, drawn at random: time and memory of a score grow with them.
             seed: of that draw.
 
