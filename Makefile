@@ -26,14 +26,14 @@ serve: $(DEMO)/.ready  ## the same, and leave the services running until Ctrl-C
 traces: $(DEMO)/.ready $(BACKEND)/.ready  ## the same, with the traces in a real backend (Arize Phoenix)
 	@$(DEMO)/bin/python -m services.demo --keep --phoenix $(BACKEND)/bin/phoenix
 
-test: $(TEST)/.ready  ## the whole suite; optional backends that are missing are named as skipped
+test: $(TEST)/.ready  ## the whole suite; what is optional and missing (trace backend, Prometheus, Chromium) is skipped by name
 	@$(TEST)/bin/python -m pytest -q -m "not full"
 
 test-full: $(TEST)/.ready  ## the suite and its heavy sweeps
 	@$(TEST)/bin/python -m pytest -q
 
 # What depends on the servers rather than on numpy is left to `make test`.
-SERVED_ONCE := chaos schemathesis digits bento
+SERVED_ONCE := chaos schemathesis digits bento drift prometheus
 
 test-numpy2: $(NUMPY2)/.ready  ## the suite without alibi-detect, on numpy 2
 	@$(NUMPY2)/bin/python -m pytest -q -m "not full" $(SERVED_ONCE:%=--ignore=tests/served/test_%.py)
@@ -45,14 +45,19 @@ lint: $(TEST)/.ready  ## ruff
 types: $(TEST)/.ready  ## mypy --strict
 	@$(TEST)/bin/mypy
 
-bench: $(TEST)/.ready  ## all benchmarks (about fifteen minutes)
+bench: $(TEST)/.ready  ## all benchmarks (about forty minutes)
 	@$(TEST)/bin/python -m benchmarks.overhead
 	@$(TEST)/bin/python -m benchmarks.detectors
+	@$(TEST)/bin/python -m benchmarks.two_sample
+	@$(TEST)/bin/python -m benchmarks.drift
 	@$(TEST)/bin/python -m benchmarks.served
+	@$(TEST)/bin/python -m benchmarks.drift_served
 
-bench-quick: $(TEST)/.ready  ## a smoke of the benchmarks (two minutes)
+bench-quick: $(TEST)/.ready  ## a smoke of the benchmarks (four minutes)
 	@$(TEST)/bin/python -m benchmarks.overhead --quick
 	@$(TEST)/bin/python -m benchmarks.detectors --quick
+	@$(TEST)/bin/python -m benchmarks.two_sample --quick
+	@$(TEST)/bin/python -m benchmarks.drift --quick
 	@$(TEST)/bin/python -m benchmarks.served --quick
 
 bento: $(DEMO)/.ready  ## build the three services as bentos that carry this library

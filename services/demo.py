@@ -34,6 +34,7 @@ from rich.progress import track
 from rich.table import Table
 from rich.tree import Tree
 
+from guardrails.drift.page import render
 from guardrails.testing import BentoServer, OtlpReceiver, ReceivedSpan, free_port
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -86,7 +87,7 @@ def main() -> None:
         if backend is None:
             show_traces(receiver)
         show_decisions(*servers)
-        show_drift(songs)
+        show_drift(songs, digits)
         how_to_go_on(tumor, backend, keep=options.keep)
         if options.keep:
             with contextlib.suppress(KeyboardInterrupt):
@@ -274,13 +275,40 @@ def show_decisions(*servers: BentoServer) -> None:
             console.print(line)
 
 
-def show_drift(one: BentoServer) -> None:
-    """The first verdict on drift, from whichever worker answers: it counts for all."""
-    for drift in one.get("/guardrails/status")["drift"]:
-        moved = f": {', '.join(drift['drifted'][:4])}" if drift["drifted"] else ""
-        console.print(
-            f"\n[bold]Drift[/bold] of songs, all workers, {drift['rows']} sampled rows: {drift['verdict']}{moved}"
-        )
+def show_drift(songs: BentoServer, digits: BentoServer) -> None:
+    """Listeners as ever, then listeners whose taste has moved: when the alarm comes, and what it says."""
+    from services.songs.train import listeners
+
+    (before,) = drift_of(songs)
+    console.print(f"\n[bold]Drift[/bold] of songs so far: {before['rows']} sampled rows, {before['verdict']}")
+    moved = listeners(1200, seed=13)
+    moved[:, 3] += 0.8
+    sent = 0
+    for part in range(0, len(moved), 100):
+        send(songs, "recommend", [{"listener": [row.tolist()]} for row in moved[part : part + 100]])
+        sent += 100
+        time.sleep(1.2)  # counts are weighed twice a second
+        (now,) = drift_of(songs)
+        if now["alarms"]:
+            break
+    console.print(f"then {sent} listeners who like taste_3 more than those before (half of them sampled):")
+    for alarm in now["alarms"]:
+        console.print(f"  [bold]alarm[/bold]: {escape(alarm['sentence'])}", soft_wrap=True)
+    if not now["alarms"]:
+        console.print(f"  no alarm yet: {now['verdict']}")
+    for stream in drift_of(digits):
+        accuracy = (stream["consequence"] or {}).get("accuracy")
+        if accuracy:
+            console.print(f"digits, without labels: {escape(accuracy['sentence'])}", soft_wrap=True)
+    report = FOLDER / "drift.html"
+    report.write_text(render(songs.get("/guardrails/drift")), encoding="utf-8")
+    console.print(f"all of it as a page: {report.relative_to(ROOT)} (what `guardrails drift report --url ...` writes)")
+
+
+def drift_of(one: BentoServer) -> list[dict[str, Any]]:
+    """What any worker says of all of them."""
+    found: list[dict[str, Any]] = one.get("/guardrails/status")["drift"]
+    return found
 
 
 def how_to_go_on(tumor: BentoServer, backend: str | None, *, keep: bool) -> None:

@@ -1,12 +1,14 @@
-"""The command line: what a profile promises, how to calibrate it anew, and what a change would have done."""
+"""The command line: what a profile promises, whether production keeps to it, and what a change would have done."""
 
 from __future__ import annotations
 
 import click
 
 from guardrails._version import __version__
+from guardrails.cli.drift import drift
 from guardrails.cli.recalibrate import recalibrate
 from guardrails.cli.replay import replay
+from guardrails.cli.rules import rules
 from guardrails.cli.show import show
 
 
@@ -16,5 +18,5 @@ def main() -> None:
     """Look after guarded BentoML services."""
 
 
-for command in (show, recalibrate, replay):
+for command in (show, drift, rules, recalibrate, replay):
     main.add_command(command)

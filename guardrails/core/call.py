@@ -158,7 +158,8 @@ class Call:
 
     def rows_if_read(self, at: Argument, layout: Layout) -> RowSet | None:
         """The same, where somebody has read them already."""
-        return self._rows if self._read_by is layout and self._read_at == at else None
+        same = self._read_by is layout and (self._read_at is at or self._read_at == at)
+        return self._rows if same else None
 
     @property
     def refused(self) -> bool:
@@ -361,7 +362,9 @@ class Call:
     def primary_answered(self) -> bool:
         """Whether the primary answered at least some rows."""
         primary = self.primary
-        return self.error is None and primary.settled and primary.route == semconv.PRIMARY and primary in self.parts
+        if self.error is not None or not primary.settled or primary.route != semconv.PRIMARY:
+            return False
+        return self.parts[0] is primary or primary in self.parts
 
     def count(self) -> int:
         """How many rows the request has, also where no guard has read them."""

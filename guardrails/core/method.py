@@ -61,6 +61,7 @@ class Method:
         takes_self: whether the first parameter is ``self``.
         owner: the service instance (None while unbound, and for plain functions).
         batchable: whether BentoML merges requests into one call of it.
+        arguments: those that were asked for, by name: who asks for the same gets the same object.
         resolved: its fallbacks, once they are known: one that is named twice is one, with one breaker and one memory.
     """
 
@@ -71,6 +72,7 @@ class Method:
     takes_self: bool
     owner: Any = None
     batchable: bool = False
+    arguments: dict[str, Argument] = field(default_factory=dict, compare=False, repr=False)
     resolved: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
@@ -109,4 +111,5 @@ class Method:
                 f"features={features!r} names no argument of {self.fn.__qualname__}(); it has {', '.join(found)}."
             )
         default = found[name].default
-        return Argument(self.params.index(found[name]), name, None if default is inspect.Parameter.empty else default)
+        asked = Argument(self.params.index(found[name]), name, None if default is inspect.Parameter.empty else default)
+        return self.arguments.setdefault(name, asked)  # requests compare them, and `is` is faster than equal

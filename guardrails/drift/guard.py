@@ -1,8 +1,8 @@
-"""@sample_drift: a sample of the rows, and of the model's own answers, is counted against the profile."""
+"""@sample_drift: a sample of the rows, and of the model's own answers, is counted and judged against the profile."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -11,8 +11,12 @@ from guardrails import semconv
 from guardrails.core.call import Call, Stage
 from guardrails.core.host import host
 from guardrails.core.method import Argument, Method
+from guardrails.core.payload import RowSet
 from guardrails.core.pipeline import attach, brief
-from guardrails.drift.sampler import Sampler, sampler_of
+from guardrails.drift.monitor import Monitor
+from guardrails.drift.options import DEBOUNCE, RUN_LENGTH, DriftOptions, seconds
+from guardrails.drift.sampler import Sampler, of_one_row, sampler_of
+from guardrails.drift.triggers import Trigger
 from guardrails.errors import DecorationError
 from guardrails.profile.reference import ProfileSpec, pin, resolve
 from guardrails.typing import F, Hooks
@@ -22,19 +26,26 @@ _WORD = 1 << 64
 
 @dataclass(frozen=True, repr=False)
 class sample_drift:  # noqa: N801  # a decorator is read as a verb
-    """Sample requests for drift: one reference into a bounded queue; a background thread counts.
+    """Sample requests for drift: one reference into a bounded queue; a background thread counts and judges.
 
     The sample is drawn by the trace id, with the same rule as OpenTelemetry's ratio sampler: at equal rates the sampled
     requests and the sampled traces are the same ones. A request of several rows counts as one row: rows that come
     together are alike, and counting all would be taken for drift.
 
+    On each host one worker judges what all have counted (see `guardrails.drift.sequential`); an alarm is a log line, a
+    trace, metrics, an entry in ``/guardrails/status``, and whatever `on_alarm` says.
+
     Args:
-        profile: a `Profile`, a `Profile.ref`, or ``lambda self: ...``.
+        profile: a `Profile`, a `Profile.ref`, ``lambda self: ...``, or a `Monitor`, whose run length then counts rows.
         rate: the share of requests to sample, in (0, 1].
         features: the argument that holds the rows; the first one by default.
+        run_length: the wanted mean time between two false alarms: ``"30d"``, or seconds.
+        on_alarm: a function that takes the `Alarm`, or a command that gets it as JSON on its standard input; called
+            by one worker of the host.
+        debounce: how long it is then left alone, whatever happens: ``"1h"``, or seconds.
 
     Raises:
-        DecorationError: at decoration, when the rate is no share.
+        DecorationError: at decoration, when an option makes no sense.
 
     Example:
         >>> import numpy as np, guardrails as gr
@@ -49,9 +60,13 @@ class sample_drift:  # noqa: N801  # a decorator is read as a verb
         1
     """
 
-    profile: ProfileSpec
+    profile: ProfileSpec | Monitor
     rate: float = 1.0
     features: str | None = None
+    run_length: float | str = RUN_LENGTH
+    on_alarm: Trigger | None = None
+    debounce: float | str = DEBOUNCE
+    options: DriftOptions = field(init=False, compare=False)
     name: ClassVar[str] = "sample_drift"
     stage: Stage = Stage.OBSERVE
     __repr__ = brief
@@ -61,11 +76,18 @@ class sample_drift:  # noqa: N801  # a decorator is read as a verb
             raise DecorationError(
                 f"sample_drift(rate={self.rate!r}): a rate is a share of requests, above 0, at most 1."
             )
+        debounce = seconds(self.debounce, "debounce")
+        if isinstance(self.profile, Monitor):
+            options = DriftOptions(self.profile.run_length, True, self.on_alarm, debounce)
+        else:
+            options = DriftOptions(seconds(self.run_length, "run_length"), False, self.on_alarm, debounce)
+        object.__setattr__(self, "options", options)
 
     def __call__(self, fn: F) -> F:
         """Guard a method."""
         guarded = attach(self, fn)
-        pin(self.profile, fn)
+        if not isinstance(self.profile, Monitor):
+            pin(self.profile, fn)
         return guarded
 
     def check(self, method: Method) -> None:
@@ -74,7 +96,9 @@ class sample_drift:  # noqa: N801  # a decorator is read as a verb
 
     def bind(self, method: Method) -> Hooks:
         """At worker start: load the profile, start its flusher."""
-        sampler = sampler_of(resolve(self.profile, method.owner))
+        spec = self.profile
+        profile = spec.profile if isinstance(spec, Monitor) else resolve(spec, method.owner)
+        sampler = sampler_of(profile, self.options)
         host().at_shutdown(method.owner, sampler.close)
         observer = _Observer(sampler, self.rate, method.argument(self.features))
         return Hooks(observer.before, observer.after)
@@ -86,23 +110,41 @@ class _Observer:
     def __init__(self, sampler: Sampler, rate: float, at: Argument) -> None:
         self._offer, self._at = sampler.offer, at
         self._layout = sampler.profile.layout
-        self._bound = round(rate * _WORD)
+        self._bound, self._all = round(rate * _WORD), rate == 1.0
 
     def before(self, call: Call) -> None:
         # Read now, unless another guard has: a method that scales its input in place would be counted as drift.
-        if call.rows_read is None and (call.trace_id or int(call.id, 16)) & (_WORD - 1) < self._bound:
+        if call.rows_read is None and (self._all or self._identity(call) & (_WORD - 1) < self._bound):
             call.rows(self._at, self._layout)
 
     def after(self, call: Call) -> None:
-        rows = call.rows_if_read(self._at, self._layout)
-        if rows is not None and rows.problems and call.refused:
-            return  # refused for what it is no row of: it cannot be compared with rows
-        # Without a trace the decision id, which is as random, decides.
-        identity = call.trace_id or int(call.id, 16)
-        if identity & (_WORD - 1) >= self._bound:
+        if not (self._all or self._identity(call) & (_WORD - 1) < self._bound):
             return
-        call.attributes[semconv.DRIFT_SAMPLED] = True
+        rows = call.rows_if_read(self._at, self._layout)
         answer = call.result if call.primary_answered else None
-        if isinstance(answer, np.ndarray):
-            answer = answer.copy()  # the model may use its buffer again before it is counted
-        self._offer(rows or call.payload(self._at), answer, call.primary.index, identity >> 64)
+        if rows is None:
+            self._offer(call.payload(self._at), answer, call.primary.index, self._identity(call) >> 64, call.id)
+        elif rows.problems and call.refused:
+            return  # refused for what it is no row of: it cannot be compared with rows
+        elif len(rows.matrix) == 1:
+            if type(answer) is np.ndarray:
+                answer = answer.copy()  # the model may use its buffer again before it is counted
+            self._offer(rows, answer, call.primary.index, 0, call.id)
+        else:
+            self._offer_one(call, rows, self._identity(call) >> 64, answer)
+        call.attributes[semconv.DRIFT_SAMPLED] = True
+
+    @staticmethod
+    def _identity(call: Call) -> int:
+        """The trace id; without a trace the decision id, which is as random."""
+        return call.trace_id or int(call.id, 16)
+
+    def _offer_one(self, call: Call, rows: RowSet, pick: int, answer: object) -> None:
+        """One row of a request of several; all of them where the answer does not go by rows."""
+        at = pick % len(rows) if len(rows) else 0
+        answered = call.primary.index is None or at in call.primary.index
+        picked = of_one_row(rows, answer if answered else None, at) if len(rows) else None
+        if picked is None:
+            self._offer(rows, answer, call.primary.index, pick, call.id)
+        else:
+            self._offer(*picked, None, 0, f"{call.id}/{at}")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from guardrails.drift.multiple import holm
 from guardrails.profile.bins import Bins, Counts
 
 MIN_ROWS = 200
@@ -48,7 +49,7 @@ class FeatureDrift:
         return {k: None if v != v else v for k, v in values.items()}  # noqa: PLR0124  # NaN is no JSON
 
 
-def compare(bins: Bins, counts: Counts) -> tuple[FeatureDrift, ...]:
+def compare(bins: Bins, counts: Counts, baseline: Counts | None = None) -> tuple[FeatureDrift, ...]:
     """Compare counts with the reference, worst column first.
 
     This is one look at one window, valid for the look you take: it does not control false alarms over repeated looks.
@@ -56,19 +57,20 @@ def compare(bins: Bins, counts: Counts) -> tuple[FeatureDrift, ...]:
     Args:
         bins: the reference.
         counts: what was counted, of the shape of ``bins.counts``.
+        baseline: what to compare with instead of the reference, of the same shape.
     """
     from scipy.stats import chi2 as chi2_distribution
 
     found = []
     for j, name in enumerate(bins.names):
-        reference, window = bins.counts[j].astype(float), counts[j].astype(float)
+        reference, window = (bins.counts if baseline is None else baseline)[j].astype(float), counts[j].astype(float)
         if not reference.sum() or not window.sum():
             continue
         statistic, freedom = _chi2(reference, window)
         p_value = float(chi2_distribution.sf(statistic, freedom)) if freedom else 1.0
         found.append((name, reference, window, statistic, p_value))
     categories = {name for name, category in zip(bins.names, bins.categorical, strict=True) if category}
-    adjusted = _holm([entry[-1] for entry in found])
+    adjusted = holm([entry[-1] for entry in found]).tolist()
     report = [
         FeatureDrift(
             feature=name,
@@ -125,13 +127,3 @@ def _merged(bins: list[tuple[float, float]], least: float) -> list[tuple[float, 
         last = merged.pop() if merged else (0.0, 0.0)
         merged.append((last[0] + held[0], last[1] + held[1]))
     return merged
-
-
-def _holm(p_values: list[float]) -> list[float]:
-    """Holm's step-down correction: any column named wrongly with probability at most alpha."""
-    adjusted = [1.0] * len(p_values)
-    largest = 0.0
-    for rank, position in enumerate(np.argsort(p_values).tolist()):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[position]))
-        adjusted[position] = largest
-    return adjusted

@@ -1,43 +1,53 @@
-"""The sampler: a bounded queue of references, one flusher thread, one monotone table of counts per worker."""
+"""The sampler: a bounded queue of references, one flusher thread, one monotone table of counts per worker.
+
+Memory: `CAPACITY` requests of one row each may wait, fewer where rows are so wide that these would take more than
+`MEMORY` bytes; of a request of several rows only the picked one is kept.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import tempfile
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from guardrails.core import metrics
-from guardrails.core.payload import Index, RowSet, read
-from guardrails.profile import answers
-from guardrails.profile.bins import Counts
+from guardrails.core.payload import Index, RowSet, counts_rows, take
+from guardrails.drift.leader import Leader
+from guardrails.drift.options import RUN_LENGTH, DriftOptions
+from guardrails.drift.reading import Reader, Sample
+from guardrails.drift.tables import HostTables, Totals
+from guardrails.errors import ProfileError
+from guardrails.profile.bins import Codes, Counts
 from guardrails.profile.profile import Profile
-from guardrails.typing import Rows
+from guardrails.profile.serial import Neighbours
+
+if TYPE_CHECKING:
+    from guardrails.drift.exposition import Exposition
 
 logger = logging.getLogger("guardrails")
 
 CAPACITY = 4096
-"""Requests that may wait for the flusher; each keeps its payload alive until then."""
-BREATH = 32
-"""Requests read in one go: how long a request may have to wait for the flusher."""
+"""Requests that may wait for the flusher; each keeps its row and its answer alive until then."""
+MEMORY = 64 << 20
+"""Bytes that the waiting rows may take."""
+LEAST_CAPACITY = 64
 INTERVAL = 0.5
-"""Seconds between two flushes."""
-
-
-class Sample(NamedTuple):
-    """References to what one request brought and got; read later, by the flusher."""
-
-    rows: Any
-    answer: Any
-    answered: Index | None
-    pick: int
+"""Seconds between two flushes, and about how long nobody judges after a leader was killed."""
+PATIENCE = 6
+"""How often a sampler that stops asks whether it may lead, 50 ms apart."""
+EXAMPLES = 512
+"""Recent rows whose decisions an alarm may name."""
+SHOWN_EXAMPLES = 20
 
 
 class State(NamedTuple):
@@ -47,167 +57,176 @@ class State(NamedTuple):
     rows: int
     dropped: int
     workers: int
+    unreadable: int
 
 
 class Sampler:
-    """Counts sampled rows of one profile in the background.
+    """Counts sampled rows of one profile in the background; leads the host's workers, if nobody else does.
 
     Args:
         profile: the reference.
         folder: where the workers of one server leave their tables for each other.
-        capacity: how many requests may wait.
+        capacity: how many requests may wait; `CAPACITY` and `MEMORY` say how many by default.
+        options: how drift is judged.
     """
 
-    def __init__(self, profile: Profile, folder: Path | None = None, capacity: int = CAPACITY) -> None:
-        self.profile = profile
-        self._queue: deque[tuple[Any, Any, Index | None, int]] = deque()
-        self._capacity = capacity
-        self._counts = profile.bins.empty()
+    def __init__(
+        self,
+        profile: Profile,
+        folder: Path | None = None,
+        capacity: int | None = None,
+        options: DriftOptions | None = None,
+    ) -> None:
+        self.profile, self.options = profile, options or DriftOptions()
+        self._queue: deque[tuple[Any, Any, Index | None, int, str]] = deque()
+        self._capacity = _capacity(len(profile.schema.features)) if capacity is None else capacity
         self._dropped = self._reported = 0  # written by requests, written by the flusher
         self._lock = threading.Lock()
-        self._folder = folder or _shared_folder()
-        self._stem = f"guardrails_drift_{profile.digest}_"
-        # Not the process id alone: a sampler that is closed and made again must not overwrite what was counted before.
-        self._path = self._folder / f"{self._stem}{os.getpid()}_{time.time_ns()}.npy"
+        folder, stem = folder or _shared_folder(), f"guardrails_drift_{stream_of(profile)}_"
+        self._tables = HostTables(folder, stem, profile.bins.counts.shape)  # type: ignore[arg-type]
+        self._reader, self._neighbours = Reader(profile), Neighbours(profile.bins)
+        self._before: Codes | None = None
+        self._recent: deque[tuple[str, Codes]] = deque(maxlen=EXAMPLES)
+        self.leader = Leader(profile, self.options, folder, stem, self._examples)
+        self._exposition: Exposition | None = None
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="guardrails-drift", daemon=True)
         self._thread.start()
 
-    def offer(self, rows: Any, answer: Any, answered: Index | None, pick: int) -> None:
-        """Take a reference to one request; full means dropped and counted. Runs on the request: an append."""
+    @property
+    def closed(self) -> bool:
+        """Whether it has been told to stop."""
+        return self._closing.is_set()
+
+    def offer(self, rows: Any, answer: Any, answered: Index | None, pick: int, decision: str = "") -> None:
+        """Take references to one request; full means dropped and counted. Runs on the request: an append."""
         if len(self._queue) >= self._capacity:
             self._dropped += 1
             return
-        self._queue.append((rows, answer, answered, pick))  # a plain tuple: a Sample takes three times as long
+        self._queue.append(
+            (rows, answer, answered, pick, decision)
+        )  # a plain tuple: a Sample takes three times as long
 
     def flush(self) -> State:
-        """Count what waits, publish it, and read what all workers of this server have counted."""
+        """Count what waits; what all workers of this server have counted so far."""
         with self._lock:
             waiting = [Sample._make(self._queue.popleft()) for _ in range(len(self._queue))]
             if waiting:
-                table, unanswered = self._table(waiting)
-                self._counts += self.profile.bins.count(table)
-                # A request the model did not answer has inputs, but no output that could be missing.
-                self._counts[len(self.profile.schema.features) :, -1] -= unanswered
-                metrics.drift_rows().labels(self.profile.digest).inc(len(table))
-                self._publish()
+                self._count(waiting)
+            self._tables.own.sign(self._dropped)
         return self.state()
 
     def state(self) -> State:
-        """The sum over all workers' tables (this one's as last published)."""
-        counts, dropped, workers = self.profile.bins.empty(), 0, 0
-        for path in self._folder.glob(f"{self._stem}*.npy"):
-            saved = _load(path, counts.size + 1)
-            if saved is not None:
-                counts += saved[:-1].reshape(counts.shape)
-                dropped += int(saved[-1])
-                workers += 1
-        return State(counts, int(counts[0].sum()), dropped, workers)
+        """The sum over all workers' tables."""
+        found = self.totals()
+        return State(found.counts, found.rows, found.dropped, found.workers, found.unreadable)
+
+    def totals(self) -> Totals:
+        """The same, with what is known of neighbouring rows."""
+        return self._tables.totals()
+
+    def judge(self) -> None:
+        """Lead, if nobody else does: weigh what all workers have counted."""
+        with self._lock:
+            self.leader.tick(self._tables.totals())
 
     def close(self) -> None:
-        """Count what waits and stop."""
+        """Count what waits, judge it, and stop."""
         self._closing.set()
         self._thread.join(2.0)
+        self.leader.close()
+        self._safely(self._last_judgement)
+        self.leader.close()
+
+    def _last_judgement(self) -> None:
+        """Whoever stops last weighs what all have counted, also where several stop at the same time."""
+        for _ in range(PATIENCE):
+            self.judge()
+            ledger = self.leader.ledger()
+            if ledger is not None and ledger.weighed.rows >= self.totals().rows:
+                return
+            time.sleep(0.05)
 
     def _run(self) -> None:
+        self._safely(self._expose)
         while not self._closing.wait(INTERVAL):
-            self._flush_safely()
-        self._flush_safely()
+            self._round()
+        self._round()
 
-    def _flush_safely(self) -> None:
-        try:
-            self.flush()
-        except Exception:  # the thread outlives whatever one sample did to it
-            logger.exception("sampled rows could not be counted for drift and were passed over")
+    def _round(self) -> None:
+        self._safely(self.flush)
+        self._safely(self.judge)
         unreported = self._dropped - self._reported
         if unreported:
             metrics.drift_dropped().labels(self.profile.digest).inc(unreported)
             self._reported += unreported
 
-    def _table(self, samples: list[Sample]) -> tuple[Rows, int]:
-        """One row per request: its features, then its outputs; and how many requests have no outputs."""
-        alike, others = _sorted_out(samples)
-        tables, unanswered = [], 0
-        if alike:
-            outputs = answers.columns(np.concatenate([sample.answer for sample in alike]), len(alike)) or {}
-            table = np.full((len(alike), len(self.profile.bins.names)), np.nan)
-            width = len(self.profile.schema.features)
-            table[:, :width] = np.concatenate([sample.rows.matrix for sample in alike])
-            for column, name in enumerate(self.profile.bins.names[width:], start=width):
-                table[:, column] = outputs.get(name, np.nan)
-            tables.append(table)
-        for number, sample in enumerate(others):
-            if number % BREATH == 0:
-                time.sleep(0)  # let go of the GIL: a request may be waiting, and would for 5 ms
-            try:
-                row, answered = self._row(sample)
-            except Exception:  # one sample that nobody can read costs no other
-                logger.exception("a sampled request could not be read for drift and was passed over")
-                continue
-            if row is not None:
-                tables.append(row[None])
-                unanswered += not answered
-        return np.concatenate([np.empty((0, len(self.profile.bins.names))), *tables]), unanswered
+    def _safely(self, step: Any) -> None:
+        try:
+            step()
+        except Exception:  # the thread outlives whatever one sample, or one file, did to it
+            logger.exception("drift: %s failed and was passed over", step.__name__.strip("_"))
 
-    def _row(self, sample: Sample) -> tuple[npt.NDArray[np.float64] | None, bool]:
-        """One row of one request, and whether the model answered it; None where the request holds no such row."""
-        names, width = self.profile.bins.names, len(self.profile.schema.features)
-        rows = sample.rows if isinstance(sample.rows, RowSet) else read(sample.rows, self.profile.layout)
-        at = sample.pick % len(rows)
-        bad = rows.rows_with_problems()
-        if bad is None or bad[at]:
-            return None, False
-        row = np.full(len(names), np.nan)
-        row[:width] = rows.matrix[at]
-        outputs = None
-        if sample.answer is not None and (sample.answered is None or at in sample.answered):
-            outputs = _outputs(sample.answer, at, len(rows))
-        for column, name in enumerate(names[width:], start=width):
-            row[column] = (outputs or {}).get(name, np.nan)
-        return row, outputs is not None
+    def _expose(self) -> None:
+        from guardrails.drift.exposition import Exposition
 
-    def _publish(self) -> None:
-        temporary = self._path.with_suffix(".tmp")
-        with temporary.open("wb") as file:
-            np.save(file, np.append(self._counts.ravel(), self._dropped))
-        temporary.replace(self._path)
+        seconds = RUN_LENGTH if self.options.in_rows else self.options.run_length
+        exposition = Exposition(self.profile, run_length_seconds=seconds)
+        with self._lock:
+            exposition.add(self._tables.own.counts)  # what a status page may have had counted before this thread ran
+            self._exposition = exposition
+
+    def _count(self, waiting: list[Sample]) -> None:
+        codes, decisions = self._reader.codes(waiting)
+        unreadable = len(waiting) - len(codes)
+        counts = self.profile.bins.tally(codes)
+        distances, pairs = np.zeros(codes.shape[1]), np.zeros(codes.shape[1], np.int64)
+        if len(codes):
+            distances, pairs = self._neighbours.distances(codes, self._before)
+            self._before = codes[-1]
+            self._recent.extend(zip(decisions[-EXAMPLES:], codes[-EXAMPLES:].astype(np.int8), strict=True))
+        self._tables.own.add(counts, distances, pairs, unreadable)
+        metrics.drift_rows().labels(self.profile.digest).inc(len(codes))
+        if unreadable:
+            metrics.drift_unreadable().labels(self.profile.digest).inc(unreadable)
+        if self._exposition is not None:
+            self._exposition.add(counts)
+
+    def _examples(self, wanted: Mapping[int, list[int]]) -> tuple[str, ...]:
+        """Ids of recent decisions of this worker whose rows lie in bins that have filled up, latest first."""
+        found = [
+            decision
+            for decision, codes in reversed(self._recent)
+            if decision and any(int(codes[column]) in bins for column, bins in wanted.items())
+        ]
+        return tuple(found[:SHOWN_EXAMPLES])
 
 
-def _sorted_out(samples: list[Sample]) -> tuple[list[Sample], list[Sample]]:
-    """Requests of one plain row answered with one array row of the same shape, which are read at once; and the rest."""
-    alike: list[Sample] = []
-    others: list[Sample] = []
-    shape: tuple[int, ...] | None = None
-    for sample in samples:
-        rows, answer = sample.rows, sample.answer
-        plain = isinstance(rows, RowSet) and not rows.problems and len(rows.matrix) == 1
-        if plain and isinstance(answer, np.ndarray) and answer.dtype.kind == "f" and answer.shape[:1] == (1,):
-            shape = shape or answer.shape
-            (alike if answer.shape == shape else others).append(sample)
-        else:
-            others.append(sample)
-    return alike, others
+def stream_of(profile: Profile) -> str:
+    """Names the stream that a profile watches (12 hex digits): the same in every worker.
+
+    By what is watched and compared, not by the profile's digest: one that each worker fits for itself at import, alike,
+    is one stream all the same, although each was made at another time.
+    """
+    name = f"{profile.bins.ref} {profile.model} {profile.tag} {profile.outliers.alpha}"
+    return hashlib.sha256(name.encode()).hexdigest()[:12]
 
 
-def _load(path: Path, size: int) -> Counts | None:
-    """A worker's table; None where the file is none (its worker was killed while it wrote its first one)."""
-    try:
-        saved = np.load(path, allow_pickle=False)
-    except Exception:  # noqa: BLE001  # NumPy has many ways of saying that a file is broken
+def _capacity(width: int) -> int:
+    return max(LEAST_CAPACITY, min(CAPACITY, MEMORY // (8 * width)))
+
+
+def of_one_row(rows: RowSet, answer: Any, at: int) -> tuple[RowSet, Any] | None:
+    """One row of a request of several, and its answer, so that the others need not wait for the flusher.
+
+    None where the answer does not go by rows.
+    """
+    n = len(rows)
+    if answer is not None and not counts_rows(answer, n):
         return None
-    usable = isinstance(saved, np.ndarray) and saved.shape == (size,) and saved.dtype == np.int64
-    return saved if usable else None
-
-
-def _outputs(answer: Any, at: int, n: int) -> dict[str, float] | None:
-    """What the model said of one of ``n`` rows."""
-    columns = answers.columns(answer, n)
-    if columns is not None:
-        return {name: float(column[at]) for name, column in columns.items()}
-    if n > 1 and isinstance(answer, list | tuple | np.ndarray) and len(answer) == n:
-        # Some other row was answered by a fallback, with something else.
-        columns = answers.columns(answer[at : at + 1], 1)
-    return None if columns is None else {name: float(column[0]) for name, column in columns.items()}
+    moved = tuple(replace(p, row=None if p.row is None else 0) for p in rows.problems if p.row in (None, at))
+    index = np.array([at])
+    return RowSet(rows.matrix[index], rows.single, moved), None if answer is None else take(answer, index)
 
 
 def _shared_folder() -> Path:
@@ -220,16 +239,34 @@ _samplers: dict[str, Sampler] = {}
 _samplers_lock = threading.Lock()
 
 
-def sampler_of(profile: Profile) -> Sampler:
-    """The sampler of a profile, one per process, started at first use."""
+def sampler_of(profile: Profile, options: DriftOptions | None = None) -> Sampler:
+    """The sampler of a profile, one per process, started at first use.
+
+    Args:
+        profile: whose.
+        options: how drift is judged; None takes what another one asked for.
+
+    Raises:
+        ProfileError: another one asked for something else.
+    """
     with _samplers_lock:
-        known = _samplers.get(profile.digest)
-        if known is None or known._closing.is_set():  # noqa: SLF001
-            known = _samplers[profile.digest] = Sampler(profile)
+        name = stream_of(profile)
+        known = _samplers.get(name)
+        if known is None or known.closed:
+            known = _samplers[name] = Sampler(profile, options=options)
+        elif options is not None and options != known.options:
+            raise ProfileError(
+                f"sample_drift with {profile.tag or 'the same profile'} says two things of how drift is judged: "
+                f"{known.options} and {options}. One profile is one watched stream: say the same in each."
+            )
         return known
 
 
 def samplers() -> list[Sampler]:
     """All samplers of this process that are running."""
     with _samplers_lock:
-        return [sampler for sampler in _samplers.values() if not sampler._closing.is_set()]  # noqa: SLF001
+        return [sampler for sampler in _samplers.values() if not sampler.closed]
+
+
+if hasattr(os, "register_at_fork"):  # a child has neither the flusher thread nor the right to write its parent's table
+    os.register_at_fork(after_in_child=_samplers.clear)

@@ -28,6 +28,9 @@ from guardrails.outliers.kinds import read_detector
 from guardrails.profile import answers
 from guardrails.profile.bins import Bins
 from guardrails.profile.schema import Schema, learn
+from guardrails.profile.validated import Validated
+from guardrails.profile.watched import OUTLIER
+from guardrails.typing import Rows
 
 if TYPE_CHECKING:
     from bentoml import Tag
@@ -46,7 +49,8 @@ class Profile:
     Attributes:
         schema: the columns: names, kinds, ranges, categories, missing shares.
         outliers: the calibrated detector: ``.score(rows)``, ``.p_value(rows)``, ``.is_outlier(rows)``.
-        bins: reference counts of every feature and output, for drift.
+        bins: reference counts of every feature, output and of the outlier flag, for drift.
+        validated: how right the model was where labels are known; None where none were given.
         model: the tag of the model it belongs to, if it was told.
         versions: what fitted it.
         created: when (UTC, ISO 8601).
@@ -60,6 +64,7 @@ class Profile:
     versions: dict[str, str]
     created: str
     tag: str | None = field(default=None, compare=False)
+    validated: Validated | None = None
 
     @classmethod
     def fit(
@@ -67,6 +72,8 @@ class Profile:
         X: Any,
         *,
         outputs: Any = None,
+        labels: Any = None,
+        validation: tuple[Any, Any, Any] | None = None,
         feature_names: Sequence[str] | None = None,
         categorical: Collection[str | int] = (),
         detector: DetectorChoice = "isolation_forest",
@@ -80,8 +87,13 @@ class Profile:
 
         Args:
             X: rows the model was trained on (or better: rows like them that it was not), an ``(n, d)`` array or a
-                DataFrame. NaN is a missing value.
+                DataFrame. NaN is a missing value. Rows in order of time, or shuffled; sorted by something else they
+                look as if each were much like the one before, and count for less in drift detection.
             outputs: the model's own answers to X: ``(n,)`` labels or numbers, or ``(n, K)`` scores.
+            labels: the true classes of X, ``(n,)``, numbered as the outputs are; for accuracy without labels later.
+                Of rows the model was trained on they promise too much: give ``validation`` instead.
+            validation: ``(X, outputs, labels)`` of rows the model was not trained on, instead of outputs and labels of
+                X. The reference of the outputs, and accuracies by confidence, then come from these.
             feature_names: ``d`` names; a DataFrame brings its own.
             categorical: names or numbers of the columns that are categories.
             detector: as for `guardrails.outliers.fit`: a name, or a fitted detector, which all of X then calibrates.
@@ -107,25 +119,23 @@ class Profile:
         calibrated = fit_columns(
             rows, codes, detector=detector, alpha=alpha, calibration=calibration, group_by=group, seed=seed
         )
-        names = [feature.name for feature in schema.features]
-        kinds = [bool(feature.categories) for feature in schema.features]
-        watched = rows
-        if outputs is not None:
-            columns = answers.columns(outputs, len(rows))
-            if columns is None:
-                raise ProfileError(
-                    f"outputs are numbers (labels, predictions, scores), one entry for each of X's {len(rows)} rows."
-                )
-            names += list(columns)
-            kinds += [name == answers.PREDICTION for name in columns]
-            watched = np.column_stack([rows, *columns.values()])
+        bins = Bins.fit(schema.names, rows, [bool(feature.categories) for feature in schema.features])
+        said, truth = _answered(rows, outputs, labels, validation)
+        validated = None
+        if said is not None:
+            columns = np.column_stack(list(said.values()))
+            bins = bins.beside(Bins.fit(list(said), columns, [name == answers.PREDICTION for name in said]))
+        bins = _with_outliers(bins, calibrated)
+        if said is not None and truth is not None:
+            validated = Validated.fit(bins, said, truth)
         return cls(
             schema=schema,
             outliers=calibrated,
-            bins=Bins.fit(names, watched, kinds),
+            bins=bins,
             model=None if model is None else str(model),
             versions=_versions(),
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            validated=validated,
         )
 
     @staticmethod
@@ -138,7 +148,7 @@ class Profile:
     def with_outliers(self, outliers: CalibratedDetector) -> Profile:
         """The same profile with another calibrated detector, not yet stored."""
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        return replace(self, outliers=outliers, created=now, tag=None)
+        return replace(self, outliers=outliers, bins=_with_outliers(self.bins, outliers), created=now, tag=None)
 
     def save(self, name: str) -> Tag:
         """Store it in the BentoML model store, as JSON and npz: nothing in it is executable.
@@ -200,7 +210,7 @@ class Profile:
 
     def _document(self, *, live: bool = False) -> tuple[dict[str, Any], bytes]:
         detector: Any = self.outliers.detector
-        compiled = hasattr(detector, "arrays") and hasattr(detector, "kind")
+        compiled = is_compiled(detector)
         if not compiled and not live:
             raise ProfileError(
                 f"{type(detector).__name__} is a live object, and a profile holds nothing executable. Keep it in the "
@@ -211,7 +221,10 @@ class Profile:
             "bins.edges": self.bins.edges,
             "bins.categorical": self.bins.categorical,
             "bins.counts": self.bins.counts,
+            "bins.autocorrelation": self.bins.rho,
         }
+        if self.validated is not None:
+            arrays |= {f"validated.{name}": array for name, array in vars(self.validated).items()}
         content = _pack(arrays)
         document = {
             "format": FORMAT,
@@ -252,14 +265,12 @@ class Profile:
             raise ProfileError(f"{_ARRAYS} is not the file that was saved with {_JSON}: its digest differs.")
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             arrays = dict(archive)
-        own = {name.removeprefix("detector."): array for name, array in arrays.items() if name.startswith("detector.")}
-        detector = read_detector(document["detector"], own)
+        detector = read_detector(document["detector"], _named(arrays, "detector"))
         return cls(
             schema=Schema.from_json(document["schema"]),
             outliers=_calibrated(detector, document, arrays),
-            bins=Bins(
-                tuple(document["watched"]), arrays["bins.edges"], arrays["bins.categorical"], arrays["bins.counts"]
-            ),
+            bins=Bins(tuple(document["watched"]), **_named(arrays, "bins")),
+            validated=Validated(**_named(arrays, "validated")) if "validated.right" in arrays else None,
             model=document["model"],
             versions=document["versions"],
             created=document["created"],
@@ -268,6 +279,47 @@ class Profile:
 
     def __repr__(self) -> str:
         return f"Profile({self.tag or self.digest!r}, features={len(self.schema.features)}, rows={self.bins.rows})"
+
+
+def _answered(rows: Rows, outputs: Any, labels: Any, validation: Any) -> tuple[answers.Columns | None, Any]:
+    """The columns of the model's answers, and the labels to them: of the validation rows, where there are some."""
+    n = len(rows)
+    if validation is not None:
+        if outputs is not None or labels is not None:
+            raise ProfileError("give either outputs (and labels) of X, or validation=(X, outputs, labels), not both.")
+        if not isinstance(validation, tuple | list) or len(validation) != 3 or any(v is None for v in validation):  # noqa: PLR2004
+            raise ProfileError("validation is (X, outputs, labels): rows the model was not trained on, all three.")
+        others, outputs, labels = validation
+        shape = np.shape(others)
+        n = shape[0] if shape else 0
+        if len(shape) < 2 or int(np.prod(shape[1:])) != rows.shape[1]:  # noqa: PLR2004
+            raise ProfileError(
+                f"validation's X has shape {shape}; rows of {rows.shape[1]} columns like X's are needed."
+            )
+    if outputs is None:
+        if labels is not None:
+            raise ProfileError("labels say how right the model's answers were: give these, too, as outputs.")
+        return None, None
+    said = answers.columns(outputs, n)
+    if said is None:
+        raise ProfileError(f"outputs are numbers (labels, predictions, scores), one entry for each of X's {n} rows.")
+    return said, labels
+
+
+def _with_outliers(bins: Bins, calibrated: CalibratedDetector) -> Bins:
+    """The same bins with the outlier flag as a column: its reference are the rows that calibrated the detector."""
+    known = [j for j, name in enumerate(bins.names) if name != OUTLIER]
+    if len(known) < len(bins.names):
+        names = tuple(bins.names[j] for j in known)
+        bins = Bins(names, bins.edges[known], bins.categorical[known], bins.counts[known], bins.rho[known])
+    if not is_compiled(calibrated.detector):
+        return bins  # somebody's live object may take milliseconds a row: too much for the background
+    n = len(calibrated.calibration)
+    flags = (np.arange(n) < round(calibrated.share * n)).astype(float)
+    # Both values have a bin, also where so few rows calibrate that none of them is an outlier.
+    edges = np.array([[0.0, 1.0]])
+    flag = Bins((OUTLIER,), edges, np.array([True]), np.zeros((1, 5), np.int64))
+    return bins.beside(replace(flag, counts=flag.count(flags[:, None])))
 
 
 def _calibration_arrays(calibrated: CalibratedDetector) -> dict[str, npt.NDArray[Any]]:
@@ -291,6 +343,17 @@ def _calibrated(detector: Any, document: dict[str, Any], arrays: dict[str, npt.N
     return CalibratedDetector(
         detector, arrays["calibration"], document["alpha"], arrays["fill"], arrays.get("centre"), groups
     )
+
+
+def _named(arrays: dict[str, npt.NDArray[Any]], group: str) -> dict[str, Any]:
+    """The arrays of a group, ``<group>.<name>``, by their names."""
+    prefix = f"{group}."
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def is_compiled(detector: Any) -> bool:
+    """Whether a detector is plain arrays: such a one can be stored, and costs little in the background."""
+    return hasattr(detector, "arrays") and hasattr(detector, "kind")
 
 
 def _pack(arrays: dict[str, npt.NDArray[Any]]) -> bytes:

@@ -174,6 +174,11 @@ def _columns(X: Any, feature_names: Sequence[str] | None) -> tuple[list[str], li
         raise ProfileError(f"{len(names)} feature names for {len(columns)} columns, or a name twice: {names[:20]}.")
     if not columns or not len(columns[0]):
         raise ProfileError("X holds no rows.")
+    reserved = [name for name in names if str(name).startswith("__") and str(name).endswith("__")]
+    if reserved:
+        raise ProfileError(
+            f"the names {reserved} are kept for what is watched beside the features; rename the columns."
+        )
     return [str(name) for name in names], columns
 
 

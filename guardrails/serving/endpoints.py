@@ -19,6 +19,11 @@ from guardrails.serving.status import Worker
 
 MAX_BODY = 64 * 1024
 _ID = re.compile(r"[0-9a-f]{32}(/[0-9]{1,9})?")
+_PLACES = ("", "/status", "/drift", "/feedback")
+_COMMANDS = (
+    'Send {"action": "acknowledge"} (with "alarm": its id, or for all), or {"action": "reset"} (with "baseline": '
+    '"recent" to compare with what came since the last alarm from now on); "profile" chooses among several.'
+)
 _FIELDS = {"decision_id", "label", "reward", "served_action"}
 
 
@@ -66,9 +71,13 @@ class Endpoints:
             return Answer(200, _page(status), "text/html; charset=utf-8")
         if place == "/feedback" and method == "POST":
             return await self._feedback(await _body(receive))
-        if place in ("", "/status", "/feedback"):
+        if place == "/drift" and method == "GET":
+            return Answer(200, await anyio.to_thread.run_sync(self._worker.drift))
+        if place == "/drift" and method == "POST":
+            return await self._command(await _body(receive))
+        if place in _PLACES:
             return Answer(405, {"error": f"{method} is not answered here."})
-        return Answer(404, {"error": f"There are {self._path}/status, {self._path}/ and {self._path}/feedback."})
+        return Answer(404, {"error": f"There are {', '.join(self._path + place for place in _PLACES)}."})
 
     def _allowed(self, scope: Scope) -> bool:
         if self._token is None:
@@ -95,6 +104,26 @@ class Endpoints:
         if not known:
             return Answer(202, {"status": "kept", "detail": "No such decision is written yet; this waits for it."})
         return Answer(200, {"status": "stored"})
+
+    async def _command(self, body: bytes | None) -> Answer:
+        """Acknowledge alarms, or begin anew: carried out by the worker that judges drift, within a second."""
+        try:
+            given = json.loads(body or b"")
+            action, profile, alarm, baseline = (
+                given.pop(name, None) for name in ("action", "profile", "alarm", "baseline")
+            )
+        except (ValueError, AttributeError, TypeError):
+            return Answer(400, {"error": "The body is a JSON object with an action: acknowledge or reset."})
+        known = action in ("acknowledge", "reset") and baseline in (None, "profile", "recent") and not given
+        if not known or not all(value is None or isinstance(value, str) for value in (profile, alarm)):
+            return Answer(400, {"error": _COMMANDS})
+        details = {name: value for name, value in (("alarm", alarm), ("baseline", baseline)) if value is not None}
+        told = await anyio.to_thread.run_sync(lambda: self._worker.command_drift(action, profile, **details))
+        if not told:
+            return Answer(404, {"error": "No such profile is watched for drift here."})
+        return Answer(
+            202, {"status": "told", "detail": "Carried out within a second; GET here shows what became of it."}
+        )
 
 
 async def _body(receive: Receive) -> bytes | None:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from guardrails._version import __version__
 from guardrails.core.host import host
 from guardrails.core.pipeline import Pipeline, Plan
-from guardrails.drift.report import MIN_ROWS, compare
-from guardrails.drift.sampler import Sampler, samplers
+from guardrails.drift.sampler import samplers
+from guardrails.evaluation.verdict import Stream
 from guardrails.profile.profile import Profile
 from guardrails.profile.reference import ProfileRef, resolve
 from guardrails.serving.host import settle_media_type
@@ -139,23 +139,22 @@ class Worker:
         }
 
     def _drift(self) -> list[dict[str, Any]]:
-        return [_drift_of(sampler) for sampler in samplers()]
+        return [Stream.of(sampler).status() for sampler in samplers()]
 
+    def drift(self) -> list[dict[str, Any]]:
+        """As ``GET /guardrails/drift`` answers it: every watched stream in full, over all workers of the host."""
+        return [Stream.of(sampler).document() for sampler in samplers()]
 
-def _drift_of(sampler: Sampler) -> dict[str, Any]:
-    profile, state = sampler.profile, sampler.flush()
-    enough = state.rows >= MIN_ROWS
-    features = compare(profile.bins, state.counts) if state.rows else ()
-    drifted = [entry.feature for entry in features if entry.drifted]
-    return {
-        "profile": profile.tag or profile.digest,
-        "rows": state.rows,
-        "dropped": state.dropped,
-        "workers": state.workers,
-        "verdict": ("drift" if drifted else "no drift seen") if enough else f"undecided: fewer than {MIN_ROWS} rows",
-        "drifted": drifted,
-        "features": [entry.to_json() for entry in features],
-    }
+    def command_drift(self, action: str, profile: str | None, **details: Any) -> int:
+        """Leave word for whoever judges drift on this host.
+
+        Returns:
+            How many watched streams it concerns: all, or those of one profile (a tag or digest).
+        """
+        chosen = [s for s in samplers() if profile in (None, s.profile.tag, s.profile.digest)]
+        for sampler in chosen:
+            sampler.leader.command(action, **details)
+        return len(chosen)
 
 
 def _iso(seconds: float) -> str:

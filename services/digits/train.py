@@ -34,10 +34,11 @@ def network() -> MLPClassifier:
 
 def fit_profile(model: MLPClassifier, tag: Any = None) -> gr.Profile:
     """What ordinary digits look like, from 600 images the network was not trained on, and what it says of them."""
-    images = _split()[1]
+    _, images, _, _, labels, _ = _split()
     return gr.Profile.fit(
         images,
         outputs=model.predict_proba(_rows(images)),
+        labels=labels,
         feature_names=[f"line_{i}_dot_{j}" for i in range(SIDE) for j in range(SIDE)],
         detector=DETECTOR,
         alpha=ALPHA,

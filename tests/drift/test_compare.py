@@ -10,7 +10,8 @@ from scipy import stats
 
 from guardrails.drift import compare
 from guardrails.drift import report as module
-from guardrails.profile.bins import Bins
+from guardrails.drift.multiple import holm
+from guardrails.profile.bins import BINS, Bins
 
 
 def bins_of(reference, categorical=None):
@@ -76,7 +77,7 @@ def test_chi_square_is_scipys_on_the_merged_table(data):
 @given(st.lists(st.one_of(st.floats(0, 1), st.sampled_from([0.01, 0.5, 1.0])), max_size=12), st.floats(0.001, 0.5))
 def test_holm_is_its_definition(p_values, alpha):
     """Step down: reject the smallest while p(k) <= alpha / (m - k); and never lose the order."""
-    adjusted = module._holm(p_values)
+    adjusted = holm(p_values).tolist()
     m = len(p_values)
     order = sorted(range(m), key=lambda i: p_values[i])
     expected, largest = [0.0] * m, 0.0
@@ -220,6 +221,17 @@ def test_a_column_nobody_counted_is_left_out_of_the_correction():
     assert entry.adjusted == entry.p_value
 
 
+def test_a_category_has_no_ks():
+    """Its bins have no order: NaN, which is null in JSON; a number beside it keeps its own."""
+    rng = np.random.default_rng(7)
+    reference = np.column_stack([rng.integers(0, 4, 2000), rng.normal(size=2000)]).astype(float)
+    bins = bins_of(reference, [True, False])
+    found = by_name(compare(bins, bins.count(reference[:500])))
+    assert math.isnan(found["x0"].ks)
+    assert found["x0"].to_json()["ks"] is None
+    assert 0 <= found["x1"].ks < 0.1
+
+
 def test_a_report_is_json():
     """For the status page."""
     import json
@@ -231,13 +243,13 @@ def test_a_report_is_json():
 
 def test_psi_of_equal_shares_is_nothing_and_grows_with_distance():
     """And it is the textbook's sum where all bins are full."""
-    bins = bins_of(np.arange(100_000.0)[:, None])
+    bins = bins_of(np.arange(160_000.0)[:, None])
     same = compare(bins, bins.counts)[0].psi
     assert abs(same) < 1e-12
     window = bins.counts.copy()
     window[0, 0] += 20_000
-    p = bins.counts[0, :10] / bins.counts[0].sum()
-    q = window[0, :10] / window[0].sum()
+    p = bins.counts[0, :BINS] / bins.counts[0].sum()
+    q = window[0, :BINS] / window[0].sum()
     assert compare(bins, window)[0].psi == pytest.approx(((q - p) * np.log(q / p)).sum(), rel=1e-3)
 
 

@@ -1,8 +1,10 @@
 """@sample_drift in a pipeline: which requests, which rows, whose answers."""
 
 import contextlib
+import logging
 import math
 import os
+import time
 import zlib
 
 import numpy as np
@@ -12,7 +14,7 @@ from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 import guardrails as gr
-from guardrails.drift import Sampler, sampler_of
+from guardrails.drift import Monitor, Sampler, sampler, sampler_of
 from guardrails.errors import DecorationError
 
 RNG = np.random.default_rng(0)
@@ -110,7 +112,8 @@ def test_a_fallbacks_answer_is_not_taken_for_the_models():
         predict(np.array([[x, 0.0]]))
     counts = sampler_of(profile).flush().counts
     sampler_of(profile).close()
-    np.testing.assert_array_equal(counts.sum(axis=1), [3, 3, 1])
+    assert profile.bins.names[2:] == ("__prediction__", "__outlier__")
+    np.testing.assert_array_equal(counts.sum(axis=1), [3, 3, 1, 3])
     assert counts[2, 0] == 1
 
 
@@ -181,4 +184,149 @@ def test_guards_with_different_profiles_read_their_own_columns():
             predict({"a": a, "b": b, "c": c})
     state = sampler_of(narrow).flush()
     sampler_of(narrow).close()
-    np.testing.assert_array_equal(state.counts, narrow.bins.count(frame[:50, :2]))
+    flags = narrow.outliers.is_outlier(frame[:50, :2]).astype(float)
+    np.testing.assert_array_equal(state.counts, narrow.bins.count(np.column_stack([frame[:50, :2], flags])))
+
+
+def until(condition, seconds=30.0):
+    """Wait for something."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return condition()
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """The flusher comes round fifty times a second."""
+    monkeypatch.setattr(sampler, "INTERVAL", 0.02)
+    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)  # each sampler has a folder of its own
+
+
+@pytest.fixture(scope="module")
+def large():
+    """A reference that is large enough to judge by."""
+    X = np.random.default_rng(7).normal(size=(2000, 2))
+    return gr.Profile.fit(X, feature_names=["a", "b"], outputs=X.sum(axis=1), alpha=0.05)
+
+
+@pytest.mark.parametrize("spec", ["profile", "monitor"])
+def test_an_alarm_sets_off_what_it_should_as_in_a_service(large, quick, span_host, caplog, spec):
+    """Requests in, nothing else: the thread counts, judges, raises, tells. Column, examples, log, trace, status."""
+    from dataclasses import replace
+
+    got, profile = [], replace(large, model=f"model:{spec}")
+    options = {"run_length": "1h"} if spec == "profile" else {}
+
+    @gr.traced()
+    @gr.sample_drift(
+        profile if spec == "profile" else Monitor(profile, run_length=5000), on_alarm=got.append, **options
+    )
+    def predict(rows: np.ndarray) -> np.ndarray:
+        return rows.sum(axis=1)
+
+    rng = np.random.default_rng(8)
+
+    def serve(n, shift):
+        for _ in range(n):
+            predict(rng.normal([0.0, shift], 1.0, (1, 2)))
+            time.sleep(0.0005)
+
+    serve(300, 0.0)
+    watched = sampler_of(profile)
+    assert until(lambda: (ledger := watched.leader.ledger()) is not None and ledger.weighed.rows == 300)
+    assert got == []
+    with caplog.at_level(logging.WARNING, logger="guardrails"):
+        for _ in range(20):
+            serve(50, 1.5)
+            if until(lambda: got, 0.2):
+                break
+        assert until(lambda: watched.leader.ledger().untold == [])
+    ledger = watched.leader.ledger()
+    watched.close()
+    (alarm,) = got
+    assert alarm.features[0] in ("b", "__output__")
+    assert {"b", "__output__"} & set(alarm.features)
+    assert "higher" in alarm.findings[0].direction
+    assert ledger.alarms[0].id == alarm.id
+    assert alarm.at == pytest.approx(time.time(), abs=60)
+    ids = {
+        span.attributes["guardrails.decision.id"]
+        for span in span_host.spans
+        if "guardrails.decision.id" in span.attributes
+    }
+    assert alarm.examples
+    assert set(alarm.examples) <= ids
+    assert alarm.id in caplog.text
+    assert alarm.sentence() in caplog.text
+    (told,) = [span for span in span_host.spans if span.name == "guardrails drift"]
+    (event,) = told.events
+    assert event.attributes["guardrails.drift.alarm.id"] == alarm.id
+    assert tuple(event.attributes["guardrails.drift.features"]) == alarm.features
+
+
+def test_ordinary_traffic_sets_off_nothing(large, quick):
+    """A thousand requests of the reference's kind, of one row and of many, at a run length of a month."""
+    from dataclasses import replace
+
+    got, profile = [], replace(large, model="model:ordinary")
+
+    @gr.sample_drift(profile, on_alarm=got.append)
+    def predict(rows: np.ndarray) -> np.ndarray:
+        return rows.sum(axis=1)
+
+    rng = np.random.default_rng(9)
+    for number in range(1000):
+        predict(rng.normal(size=(1 + number % 3, 2)))
+        if number % 50 == 0:
+            time.sleep(0.02)
+    watched = sampler_of(profile)
+    watched.close()
+    ledger = watched.leader.ledger()
+    assert got == []
+    assert ledger.weighed.rows == watched.state().rows == 1000
+    assert ledger.alarms == []
+
+
+def test_what_is_set_off_may_fail_and_requests_do_not_mind(large, quick, caplog):
+    """It is logged; the next requests are answered, counted and judged."""
+    from dataclasses import replace
+
+    profile = replace(large, model="model:failing")
+
+    def on_alarm(alarm):
+        raise RuntimeError("no more disk")
+
+    @gr.sample_drift(profile, on_alarm=on_alarm, run_length="1h")
+    def predict(rows: np.ndarray) -> np.ndarray:
+        return rows.sum(axis=1)
+
+    rng = np.random.default_rng(10)
+    with caplog.at_level(logging.ERROR, logger="guardrails"):
+        for _ in range(500):
+            predict(rng.normal(3.0, 1.0, (1, 2)))
+        assert until(lambda: "no more disk" in caplog.text)
+    assert predict(np.ones((1, 2))).tolist() == [2.0]
+    watched = sampler_of(profile)
+    assert until(lambda: watched.leader.ledger().weighed.rows == 501)
+    watched.close()
+
+
+def test_the_decision_of_the_picked_row_is_the_example(monkeypatch):
+    """Of a request of several rows it is `<id>/<row>`, so that a record can be looked up."""
+    given = []
+    monkeypatch.setattr(Sampler, "offer", lambda self, *sample: given.append(sample))
+    for n in (1, 4):
+        profile = fresh()
+
+        @gr.sample_drift(profile)
+        def predict(rows: np.ndarray) -> list:
+            return rows.sum(axis=1).tolist()
+
+        predict(np.arange(2.0 * n).reshape(n, 2))
+        sampler_of(profile).close()
+    single, several = (sample[4] for sample in given)
+    assert "/" not in single
+    decision, row = several.split("/")
+    assert len(decision) == len(single) == 32
+    assert given[1][0].matrix.tolist() == [[2.0 * int(row), 2.0 * int(row) + 1]]

@@ -68,8 +68,8 @@ def test_a_frame_is_learned_column_by_column(frame):
     assert always.constant
     assert not visits.constant
     assert (visits.low, visits.high) == (0.0, 8.0)
-    assert profile.bins.names == ("age", "colour", "member", "always", "visits")
-    np.testing.assert_array_equal(profile.bins.categorical, [False, True, True, False, False])
+    assert profile.bins.names == ("age", "colour", "member", "always", "visits", "__outlier__")
+    np.testing.assert_array_equal(profile.bins.categorical, [False, True, True, False, False, True])
 
 
 def test_categories_may_be_named_by_number(frame):
@@ -85,9 +85,47 @@ def test_the_reference_counts_are_the_training_rows(frame):
     """Every column adds up to all rows, missing ones in their own bin."""
     bins = gr.Profile.fit(frame, categorical=["colour", "member"], alpha=0.05).bins
     assert bins.rows == 600
-    np.testing.assert_array_equal(bins.counts.sum(axis=1), np.full(5, 600))
-    np.testing.assert_array_equal(bins.counts[:, -1], [60, 60, 0, 0, 0])
+    np.testing.assert_array_equal(bins.counts[:-1].sum(axis=1), np.full(5, 600))
+    np.testing.assert_array_equal(bins.counts[:, -1], [60, 60, 0, 0, 0, 0])
     np.testing.assert_array_equal(bins.counts[:, -2], 0)
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.05, 0.2])
+def test_the_reference_of_outliers_are_the_calibration_rows(alpha):
+    """As many of them are outliers as the calibration says that ordinary rows will be."""
+    profile = gr.Profile.fit(X, alpha=alpha, calibration=0.5)
+    n = len(profile.outliers.calibration)
+    assert profile.bins.names[-1] == "__outlier__"
+    assert profile.bins.categorical[-1]
+    none, some = profile.bins.counts[-1, :2].tolist()
+    assert none + some == profile.bins.counts[-1].sum() == n
+    assert abs(some / n - alpha) <= 1.5 / n
+
+
+def test_another_calibration_has_another_reference_of_outliers():
+    """And the column stands there once."""
+    profile = gr.Profile.fit(X, alpha=0.05)
+    other = profile.with_outliers(profile.outliers.with_alpha(0.2))
+    assert other.bins.names == profile.bins.names
+    np.testing.assert_array_equal(other.bins.counts[:-1], profile.bins.counts[:-1])
+    n = other.bins.counts[-1].sum()
+    assert abs(other.bins.counts[-1, 1] / n - 0.2) <= 1.5 / n
+    assert other.digest != profile.digest
+    assert other.bins.ref != profile.bins.ref
+
+
+def test_a_live_detector_is_not_asked_in_the_background():
+    """Somebody's live object may take milliseconds a row: outliers are then no watched column."""
+
+    class Live:
+        def score(self, rows):
+            return np.abs(rows).sum(axis=1)
+
+    profile = gr.Profile.fit(X, detector=Live(), alpha=0.05)
+    assert profile.bins.names == ("feature_0", "feature_1", "feature_2")
+    compiled = gr.Profile.fit(X, alpha=0.05)
+    assert compiled.with_outliers(profile.outliers).bins.names == profile.bins.names
+    assert profile.with_outliers(compiled.outliers).bins.names == compiled.bins.names
 
 
 @pytest.mark.parametrize(
@@ -105,9 +143,9 @@ def test_the_reference_counts_are_the_training_rows(frame):
 def test_outputs_are_watched_too(outputs, names, categorical):
     """Labels are categories, numbers are numbers, scores are a prediction and its confidence."""
     bins = gr.Profile.fit(X, outputs=outputs, alpha=0.05).bins
-    assert bins.names[3:] == names
-    assert bins.categorical[3:].tolist() == categorical
-    np.testing.assert_array_equal(bins.counts.sum(axis=1), 600)
+    assert bins.names[3:] == (*names, "__outlier__")
+    assert bins.categorical[3:].tolist() == [*categorical, True]
+    np.testing.assert_array_equal(bins.counts[:-1].sum(axis=1), 600)
 
 
 @pytest.mark.parametrize("value", [-np.inf, np.inf])
@@ -236,7 +274,9 @@ def test_training_rows_are_read_the_same_way_by_a_request(frame):
     by_frame = read(data, profile.layout).matrix
     by_records = read(data.to_dict("records"), profile.layout).matrix
     np.testing.assert_array_equal(by_frame, by_records)
-    np.testing.assert_array_equal(profile.bins.count(by_frame), profile.bins.counts)
+    flags = profile.outliers.is_outlier(by_frame).astype(float)
+    counted = profile.bins.count(np.column_stack([by_frame, flags]))
+    np.testing.assert_array_equal(counted[:-1], profile.bins.counts[:-1])
 
 
 @pytest.mark.parametrize("junk", [["red"], {"a": 1}, {"red"}, np.array([1, 2])], ids=repr)

@@ -78,8 +78,10 @@ def test_drift_is_counted_over_all_workers(serve: Serve) -> None:
             client.post("/diagnose", json={"cases": case}, headers={"Connection": "close"})
         time.sleep(1.5)
         after = client.get("/guardrails/status").json()["drift"][0]
-    assert (before["rows"], before["workers"], before["verdict"]) == (400, 2, "no drift seen")
-    assert (after["rows"], after["verdict"]) == (800, "drift")
+    assert (before["rows"], before["workers"], after["rows"]) == (400, 2, 800)
+    # 379 reference rows are too few to be judged for ever: the verdict is one look's, and says so.
+    assert before["verdict"].startswith("no drift seen, by one look")
+    assert after["verdict"].startswith("drift, by one look")
     assert after["features"][0]["feature"] == "mean_texture"
     # 190 real cases, each sent again and again, are not independent: others may pass the test, none comes close.
     assert after["features"][0]["psi"] > 3 * after["features"][1]["psi"]

@@ -68,7 +68,7 @@ def test_the_profile_and_the_scanner_know_the_same_dots(profile: gr.Profile) -> 
     from services.digits.service import scanner
 
     assert profile.schema.names == scanner.names
-    assert profile.bins.names == (*scanner.names, "__prediction__", "__confidence__")
+    assert profile.bins.names == (*scanner.names, "__prediction__", "__confidence__", "__outlier__")
     assert profile.outliers.alpha == 0.02
 
 
