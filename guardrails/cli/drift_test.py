@@ -13,8 +13,8 @@ import click
 from guardrails.cli.common import Age, decisions, load_profile
 
 if TYPE_CHECKING:
-    from guardrails.drift.rows import StoredRows
-    from guardrails.drift.verdicts import DriftReport
+    from guardrails.drift.by_rows.rows import StoredRows
+    from guardrails.drift.by_rows.verdicts import DriftReport
     from guardrails.profile import Profile
     from guardrails.typing import Rows
 
@@ -164,7 +164,7 @@ def _samples(
     border: tuple[float, float] | None,
     all_rows: bool,
 ) -> Samples:
-    from guardrails.drift.rows import reference_rows, stored_rows
+    from guardrails.drift.by_rows.rows import reference_rows, stored_rows
 
     if file is not None and border is not None:
         raise click.UsageError("Give --reference or --reference-until, not both.")
@@ -196,7 +196,7 @@ def _judge(
     detector: str, samples: Samples, options: dict[str, Any], python: str | None, timeout: float, runs_code: bool
 ) -> DriftReport:
     from guardrails.contrib.alibi_drift import DETECTORS
-    from guardrails.drift.process import ProcessDetector
+    from guardrails.drift.by_rows.process import ProcessDetector
 
     folder = detector not in DETECTORS and Path(detector).is_dir()
     if samples.reference is None and detector in DETECTORS:

@@ -19,10 +19,10 @@ import click
 def rules(tag: str, folder: Path, window: str, run_length: str) -> None:
     """Write Prometheus rules and a Grafana dashboard for the profile TAG."""
     from guardrails.cli.common import load_profile
-    from guardrails.drift import rules as made
     from guardrails.drift.announce import labels_of
-    from guardrails.drift.dashboard import dashboard
-    from guardrails.drift.exposition import Watched
+    from guardrails.drift.fleet import rules as made
+    from guardrails.drift.fleet.dashboard import dashboard
+    from guardrails.drift.fleet.exposition import Watched
     from guardrails.errors import ProfileError
 
     profile = load_profile(tag)

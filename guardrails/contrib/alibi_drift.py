@@ -1,7 +1,7 @@
 """What runs in a drift detector's own process: alibi-detect's drift detectors, or anybody's, asked over pipes.
 
-`guardrails.drift.process` starts this file by its path, perhaps with an interpreter that has neither this library nor
-the same NumPy. So it needs the standard library, NumPy and the detector's own packages, and nothing else.
+`guardrails.drift.by_rows.process` starts this file by its path, perhaps with an interpreter that has neither this
+library nor the same NumPy. So it needs the standard library, NumPy and the detector's own packages, and nothing else.
 
 A message is its length in eight bytes (big-endian) and so many bytes of JSON, or of an array as ``.npy``. The first is
 an order (JSON) and the reference (npy, or empty); it is answered with ``{"ready": ...}``. Then each array of rows is

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from guardrails.drift.multiple import holm
+from guardrails.drift.statistics.multiple import holm
 from guardrails.profile.bins import Bins, Counts
 
 MIN_ROWS = 200

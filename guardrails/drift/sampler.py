@@ -32,7 +32,7 @@ from guardrails.profile.profile import Profile
 from guardrails.profile.serial import Neighbours
 
 if TYPE_CHECKING:
-    from guardrails.drift.exposition import Exposition
+    from guardrails.drift.fleet.exposition import Exposition
 
 logger = logging.getLogger("guardrails")
 
@@ -168,7 +168,7 @@ class Sampler:
             logger.exception("drift: %s failed and was passed over", step.__name__.strip("_"))
 
     def _expose(self) -> None:
-        from guardrails.drift.exposition import Exposition
+        from guardrails.drift.fleet.exposition import Exposition
 
         seconds = RUN_LENGTH if self.options.in_rows else self.options.run_length
         exposition = Exposition(self.profile, run_length_seconds=seconds)

@@ -12,12 +12,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from guardrails.drift import contingency
-from guardrails.drift.autocorrelation import Dependence
-from guardrails.drift.columns import Columns, is_numeric, matched, positions, read
-from guardrails.drift.mmd import MeanEmbedding
-from guardrails.drift.multiple import benjamini_hochberg, holm
-from guardrails.drift.rank_tests import Method, RankTest
+from guardrails.drift.statistics import contingency
+from guardrails.drift.statistics.autocorrelation import Dependence
+from guardrails.drift.statistics.columns import Columns, is_numeric, matched, positions, read
+from guardrails.drift.statistics.mmd import MeanEmbedding
+from guardrails.drift.statistics.multiple import benjamini_hochberg, holm
+from guardrails.drift.statistics.rank_tests import Method, RankTest
 from guardrails.errors import ProfileError
 
 Test = Literal["ks", "cvm", "chi2", "psi", "js", "wasserstein", "mmd"]

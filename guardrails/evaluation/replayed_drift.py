@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from guardrails import semconv
 from guardrails.drift.alarm import Alarm
+from guardrails.drift.by_rows.rows import OF_ONE_REQUEST, stored_rows
 from guardrails.drift.leader import LEAST_PAUSE, MOST_AT_ONCE, judging_of
 from guardrails.drift.ledger import Ledger
 from guardrails.drift.options import DriftOptions
-from guardrails.drift.rows import OF_ONE_REQUEST, stored_rows
 from guardrails.drift.sampler import EXAMPLES, SHOWN_EXAMPLES
 from guardrails.drift.tables import Totals
 from guardrails.drift.watch import Watch

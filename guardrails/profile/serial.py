@@ -55,8 +55,10 @@ def _density(quantile: Floats) -> Floats:
 
 SAMPLES, AT_ONCE = 10_000, 50
 """Samples of random pairs."""
-CLEAR, MOST_PAIRS = 8.0, 5_000
+CLEAR, MOST_PAIRS = 12.0, 5_000
 """Standard errors at which an autocorrelation is clear: a sample has as many pairs as that takes, up to a bound."""
+FEW = 25.0
+"""Pairs as far apart as can be: if fewer of them make the difference, no normal error says how likely that is."""
 
 
 class Neighbours:
@@ -114,8 +116,8 @@ class Neighbours:
 def significant(bins: Bins, codes: Codes) -> Floats:
     """The autocorrelation of reference rows, shape ``(f,)``; 0 where independent rows may well show as much.
 
-    What a normal error does not explain has to stand out from pairs of random rows, too: a rare value that happens to
-    stand beside itself once is no autocorrelation.
+    A normal error decides; but where a few pairs are all that makes the difference, these have to stand out from pairs
+    of random rows, too: a rare value that happens to stand beside itself once is no autocorrelation.
     """
     from scipy.special import ndtri
 
@@ -126,7 +128,9 @@ def significant(bins: Bins, codes: Codes) -> Floats:
     rng = np.random.default_rng(0)
     for column in np.flatnonzero(rho > least).tolist():
         values = neighbours.values(codes[codes[:, column] >= 0], column)
-        if not _stands_out(values, bins.categorical[column], rho[column], rng):
+        category = bool(bins.categorical[column])
+        spared = rho[column] * distances[column] / (1.0 - min(rho[column], LARGEST)) / _largest(values, category)
+        if spared < FEW and not _stands_out(values, bins.categorical[column], rho[column], rng):
             rho[column] = 0.0
     return np.where(rho > least, np.minimum(rho, LARGEST), 0.0)
 
@@ -141,6 +145,11 @@ def _stands_out(values: Floats, category: bool, rho: float, rng: np.random.Gener
         if (_apart(values[one], values[other], category) <= as_it_is).any():
             return False
     return True
+
+
+def _largest(values: Floats, category: bool) -> float:
+    """The largest distance of two rows."""
+    return 1.0 if category else max(float(np.square(np.ptp(values))), 1e-12)
 
 
 def _apart(one: Floats, other: Floats, category: bool) -> Floats:

@@ -14,8 +14,8 @@ import guardrails as gr
 from guardrails.cli.drift_test import drift_test, lines
 from guardrails.decisions.records import Decision, Reward
 from guardrails.decisions.store import DecisionStore
-from guardrails.drift.rows import MIXED, NOT_KEPT, OF_ONE_REQUEST, OTHER_PROFILE, reference_rows, stored_rows
-from guardrails.drift.verdicts import DriftReport
+from guardrails.drift.by_rows.rows import MIXED, NOT_KEPT, OF_ONE_REQUEST, OTHER_PROFILE, reference_rows, stored_rows
+from guardrails.drift.by_rows.verdicts import DriftReport
 from guardrails.errors import GuardrailsError
 
 MODULE = """

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 import guardrails as gr
 from guardrails.cli.rules import rules
-from guardrails.drift.exposition import MAX_SERIES, Watched
+from guardrails.drift.fleet.exposition import MAX_SERIES, Watched
 
 
 @pytest.fixture

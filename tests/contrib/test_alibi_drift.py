@@ -18,8 +18,8 @@ from sklearn.linear_model import LogisticRegression
 
 from guardrails.contrib import alibi_drift
 from guardrails.contrib.alibi_drift import DETECTORS, made, summary
-from guardrails.drift.process import ProcessDetector
-from guardrails.drift.verdicts import DriftReport
+from guardrails.drift.by_rows.process import ProcessDetector
+from guardrails.drift.by_rows.verdicts import DriftReport
 from guardrails.errors import GuardrailsError
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None

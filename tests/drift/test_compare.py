@@ -10,7 +10,7 @@ from scipy import stats
 
 from guardrails.drift import compare
 from guardrails.drift import report as module
-from guardrails.drift.multiple import holm
+from guardrails.drift.statistics.multiple import holm
 from guardrails.profile.bins import BINS, Bins
 
 

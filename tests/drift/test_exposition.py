@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import guardrails as gr
-from guardrails.drift import exposition
-from guardrails.drift.exposition import Exposition, Watched, bin_accuracy, critical_chi2, prior_matrix
+from guardrails.drift.fleet import exposition
+from guardrails.drift.fleet.exposition import Exposition, Watched, bin_accuracy, critical_chi2, prior_matrix
 from guardrails.profile.serial import gamma
 
 X = np.random.default_rng(0).normal(size=(900, 3))
@@ -147,7 +147,7 @@ def test_the_number_of_series_is_bounded(monkeypatch, caplog):
 
 WORKER = """
 import sys, os, numpy as np, guardrails as gr
-from guardrails.drift.exposition import Exposition
+from guardrails.drift.fleet.exposition import Exposition
 profile = gr.Profile.load(sys.argv[1])
 X = np.random.default_rng(int(sys.argv[2])).normal(size=(40, 3))
 export = Exposition(profile)

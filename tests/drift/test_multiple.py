@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from guardrails.drift.multiple import benjamini_hochberg, holm
+from guardrails.drift.statistics.multiple import benjamini_hochberg, holm
 from guardrails.errors import ProfileError
 
 P = st.lists(st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.01, 0.05, 1.0]), st.just(math.nan)), max_size=20)

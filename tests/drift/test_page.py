@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from guardrails.drift import charts, page_columns, wording
-from guardrails.drift.page import POLICY, Verdict, render
+from guardrails.drift.page import POLICY, Verdict, charts, render, wording
+from guardrails.drift.page import columns as page_columns
 
 HOSTILE = [
     "<script>alert(1)</script>",

@@ -18,10 +18,10 @@ import psutil
 import pytest
 
 from guardrails.contrib.alibi_drift import Asked, from_npy, to_npy, trim
-from guardrails.drift import process
-from guardrails.drift.process import ProcessDetector
-from guardrails.drift.suited import MISSING, UNKNOWN, Suited
-from guardrails.drift.verdicts import DriftReport
+from guardrails.drift.by_rows import process
+from guardrails.drift.by_rows.process import ProcessDetector
+from guardrails.drift.by_rows.suited import MISSING, UNKNOWN, Suited
+from guardrails.drift.by_rows.verdicts import DriftReport
 from guardrails.errors import GuardrailsError
 
 MODULE = '''
@@ -302,7 +302,7 @@ def test_an_interrupted_call_does_not_answer_the_next_one(means, monkeypatch):
 
     pid = means.pid
     with monkeypatch.context() as patched:
-        patched.setattr("guardrails.drift.child.read_frame", interrupted)
+        patched.setattr("guardrails.drift.by_rows.child.read_frame", interrupted)
         with pytest.raises(KeyboardInterrupt):
             means.predict(ORDINARY + 5)
     assert not means.predict(ORDINARY).is_drift
@@ -326,7 +326,7 @@ def test_it_ends_with_its_parent(factories, busy, how):
     import sys, threading, time
     sys.path.insert(0, {str(factories)!r})
     import numpy as np
-    from guardrails.drift.process import ProcessDetector
+    from guardrails.drift.by_rows.process import ProcessDetector
     running = ProcessDetector("drift_factories:Means", np.zeros((5, 1)))
     if {busy}: threading.Thread(target=running.predict, args=([[92.0]],), daemon=True).start()
     time.sleep(0.2)

@@ -13,12 +13,12 @@ import pytest
 import yaml
 
 import guardrails as gr
-from guardrails.drift import alerts
-from guardrails.drift import rules as made
-from guardrails.drift.alerts import alert_rules
-from guardrails.drift.dashboard import dashboard
-from guardrails.drift.exposition import Exposition, Watched, bin_accuracy, critical_chi2, prior_matrix
-from guardrails.drift.promql import Scope
+from guardrails.drift.fleet import alerts
+from guardrails.drift.fleet import rules as made
+from guardrails.drift.fleet.alerts import alert_rules
+from guardrails.drift.fleet.dashboard import dashboard
+from guardrails.drift.fleet.exposition import Exposition, Watched, bin_accuracy, critical_chi2, prior_matrix
+from guardrails.drift.fleet.promql import Scope
 from guardrails.errors import ProfileError
 from guardrails.evaluation.label_free import estimate_accuracy, estimate_prior
 from guardrails.profile.naming import bin_text

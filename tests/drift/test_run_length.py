@@ -6,7 +6,7 @@ resemble each other go through Monitor, row by row. With ``-s`` the measured fig
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -404,3 +404,101 @@ def bound(now, before, run_length=1e5):
     """Rows nobody can do without: log(run length) / (Kullback and Leibler's divergence of the two shares)."""
     divergence = now * math.log(now / before) + (1 - now) * math.log((1 - now) / (1 - before))
     return math.log(run_length) / divergence
+
+
+# The electricity market: half-hourly, rows much like the ones before them, and one change that is known
+
+
+@pytest.fixture(scope="module")
+def market():
+    """Its five numbers in order of time; skips where it is not there."""
+    pandas = pytest.importorskip("pandas")
+    if not DATA.is_file():
+        pytest.skip(f"the drift data is not at {DATA}")
+    return pandas.read_csv(DATA)[MARKET].to_numpy()
+
+
+def market_profile(rows):
+    return gr.Profile.fit(rows, feature_names=MARKET, detector="mahalanobis")
+
+
+def alarms_in(monitor, rows, size=DAY):
+    """Where an alarm came (the first row of its tick), and for what."""
+    found = [(at, monitor.update(rows[at : at + size])) for at in range(0, len(rows), size)]
+    return [(at, alarm) for at, alarm in found if alarm is not None]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_market_is_quiet_when_shuffled_and_loud_after_the_change(market, seed):
+    """A shuffled half before the change against the other, without one alarm; then one in the first hours after it."""
+    order = np.random.default_rng(seed).permutation(CHANGE)
+    monitor = Monitor(market_profile(market[order[: CHANGE // 2]]))
+    assert monitor.unjudged == ()
+    assert alarms_in(monitor, market[order[CHANGE // 2 :]]) == []
+    at, alarm = alarms_in(monitor, market[CHANGE : CHANGE + DAY], size=1)[0]
+    print(f"\n  elec2: alarm {at + 1} half hours after the change: {alarm.features}")
+    assert at < DAY // 2
+    assert set(alarm.features) & {"vicprice", "vicdemand", "transfer"}
+
+
+def test_the_market_in_order_of_time_does_not_flood_with_alarms(market):
+    """Weeks differ, and alarms are right to say so; but a day of half hours is no 48 news, and is not taken for such.
+
+    Against a reference that saw the whole year, what little is left is prices. Taken for independent, the same rows
+    raise an alarm four days of seven.
+    """
+    order = np.random.default_rng(0).permutation(CHANGE)
+    monitor = Monitor(market_profile(market[order[: CHANGE // 2]]))
+    weighed = alarms_in(monitor, market[:CHANGE])
+    detector, flood = SequentialDetector(monitor.profile.bins, 1e5), 0
+    for at in range(0, CHANGE, DAY):
+        rows = market[at : at + DAY]
+        values, absent = table(monitor.profile.bins.names, rows, None, monitor.profile.outliers.is_outlier(rows))
+        bins = monitor.profile.bins
+        if detector.update(bins.tally(bins.codes(values, absent)), len(rows)).total >= detector.due:
+            flood += 1
+            detector.reset()
+    worth = dict(zip(monitor.profile.bins.names, monitor.watch.worth.round(3).tolist(), strict=True))
+    print(
+        f"\n  elec2, {CHANGE // 336} weeks in order: {len(weighed)} alarms, {flood} if rows were independent; {worth}"
+    )
+    assert worth["nswprice"] < 0.15
+    assert worth["nswdemand"] < 0.05
+    assert flood > 150
+    assert len(weighed) < CHANGE / 336 / 2  # less often than every other week
+    assert {name for _, alarm in weighed for name in alarm.features} <= {"nswprice", "nswdemand", "__outlier__"}
+
+
+@pytest.mark.parametrize("rows", [2000, 5000])
+def test_a_reference_in_order_of_time_is_no_large_one(market, rows):
+    """The first weeks: of 5,000 half hours prices are worth 398 rows, too few to judge; and later weeks are quiet."""
+    profile = market_profile(market[:rows])
+    monitor = Monitor(profile)
+    assert monitor.unjudged == ("nswprice", "nswdemand")
+    assert alarms_in(monitor, market[rows:CHANGE]) == []
+    at, alarm = alarms_in(monitor, market[CHANGE : CHANGE + DAY], size=1)[0]
+    assert at < DAY // 2
+    assert alarm.features[0] == "vicprice"
+
+
+def test_a_reference_of_half_a_year_in_order_of_time_meets_other_seasons(market):
+    """Enough to judge prices, and the other half year has others: alarms come, but not every other week.
+
+    What is then found is the season, which no reference of half a year knows.
+    """
+    half = CHANGE // 2
+    monitor = Monitor(market_profile(market[:half]))
+    assert monitor.unjudged == ("nswdemand",)
+    found = alarms_in(monitor, market[half:CHANGE])
+    print(f"\n  elec2, reference in order: {len(found)} alarms in {half // 336} weeks of the other half year")
+    assert {name for _, alarm in found for name in alarm.features} <= {"nswprice", "__outlier__"}
+    assert len(found) < half / 336 / 2
+
+
+def test_prices_and_demand_alone_in_order_of_time_are_refused(market):
+    """What is too small to judge is said, and what would help."""
+    profile = gr.Profile.fit(market[:5000, :2], feature_names=MARKET[:2], detector="mahalanobis")
+    with pytest.raises(ProfileError, match=r"at most 398 independent rows .*'nswprice'.*shuffle them first"):
+        Monitor(profile)
+    with pytest.raises(ProfileError, match="500 are needed"):
+        Monitor(market_profile(market[:336]))

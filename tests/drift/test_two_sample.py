@@ -11,8 +11,8 @@ from scipy import stats
 from scipy.signal import lfilter
 from scipy.spatial.distance import jensenshannon
 
-from guardrails.drift import autocorrelation, kolmogorov, mmd
-from guardrails.drift.contingency import cuts
+from guardrails.drift.statistics import autocorrelation, kolmogorov, mmd
+from guardrails.drift.statistics.contingency import cuts
 from guardrails.drift.two_sample import TwoSample, two_sample
 from guardrails.errors import ProfileError
 

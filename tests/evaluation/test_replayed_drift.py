@@ -8,9 +8,9 @@ import pytest
 
 import guardrails as gr
 from guardrails.drift import Monitor
+from guardrails.drift.by_rows.rows import NOT_KEPT, OF_ONE_REQUEST
 from guardrails.drift.options import DriftOptions
 from guardrails.drift.reading import Reader, Sample
-from guardrails.drift.rows import NOT_KEPT, OF_ONE_REQUEST
 from guardrails.errors import GuardrailsError
 from guardrails.evaluation.replayed_drift import REFUSED, SOURCE, TICKS, replay_drift
 

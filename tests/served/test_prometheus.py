@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 import guardrails as gr
-from guardrails.drift import rules as made
-from guardrails.drift.exposition import Watched
+from guardrails.drift.fleet import rules as made
+from guardrails.drift.fleet.exposition import Watched
 from guardrails.testing import BentoServer, free_port
 
 pytestmark = pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed")

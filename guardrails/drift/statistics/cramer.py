@@ -24,7 +24,7 @@ def survival(statistic: Values, n: Values, m: float, share: Values) -> Values:
 
     Example:
         >>> import numpy as np
-        >>> from guardrails.drift.cramer import survival
+        >>> from guardrails.drift.statistics.cramer import survival
         >>> survival(np.array([0.1, 0.461]), np.array([1e4, 1e4]), 1e4, np.ones(2)).round(3)
         array([0.585, 0.05 ])
     """

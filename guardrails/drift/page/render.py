@@ -9,10 +9,10 @@ from importlib import resources
 from typing import Any
 
 from guardrails._version import __version__
-from guardrails.drift import charts
-from guardrails.drift.page_alarms import moved
-from guardrails.drift.page_columns import columns
-from guardrails.drift.wording import count, made, moment, name, number, plural, share, text
+from guardrails.drift.page import charts
+from guardrails.drift.page.alarms import moved
+from guardrails.drift.page.columns import columns
+from guardrails.drift.page.wording import count, made, moment, name, number, plural, share, text
 
 Document = Mapping[str, Any]
 
@@ -106,7 +106,7 @@ def render(documents: Sequence[Document], *, title: str | None = None, now: floa
         _stream(document, verdict, f"s{at}")
         for at, (document, verdict) in enumerate(zip(documents, verdicts, strict=True))
     )
-    style = resources.files("guardrails.drift").joinpath("page.css").read_text(encoding="utf-8")
+    style = resources.files("guardrails.drift.page").joinpath("page.css").read_text(encoding="utf-8")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'

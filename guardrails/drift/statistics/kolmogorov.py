@@ -42,7 +42,7 @@ def survival(statistic: Values, rows: int) -> Values:
 
     Example:
         >>> import numpy as np
-        >>> from guardrails.drift.kolmogorov import survival
+        >>> from guardrails.drift.statistics.kolmogorov import survival
         >>> survival(np.array([0.0, 0.05, 0.1]), 196).round(4)
         array([1.   , 0.692, 0.037])
     """

@@ -66,7 +66,7 @@ def stored_rows(
             are different clients'.)
 
     Example:
-        >>> from guardrails.drift.rows import stored_rows
+        >>> from guardrails.drift.by_rows.rows import stored_rows
         >>> kept = {"api": "predict", "profile": None, "features": "[1.5, 2.0]"}
         >>> found = stored_rows([{"decision_id": f"request/{i}", "ts": 0.0, **kept} for i in range(3)])
         >>> found.matrix.tolist(), found.skipped.total()

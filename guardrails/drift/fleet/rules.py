@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from guardrails import semconv
-from guardrails.drift.alerts import alert_rules, service_alerts
-from guardrails.drift.exposition import DAY, Watched, bin_accuracy, critical_chi2, prior_matrix
-from guardrails.drift.promql import BIN, FEATURE, MODEL, Scope, duration, span_of
+from guardrails.drift.fleet.alerts import alert_rules, service_alerts
+from guardrails.drift.fleet.exposition import DAY, Watched, bin_accuracy, critical_chi2, prior_matrix
+from guardrails.drift.fleet.promql import BIN, FEATURE, MODEL, Scope, duration, span_of
 from guardrails.drift.report import MIN_ROWS
 from guardrails.profile.answers import CONFIDENCE, PREDICTION
 from guardrails.profile.profile import Profile

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from guardrails import semconv
-from guardrails.drift.alerts import ACCURACY_DROP, LARGE, SEVERE
-from guardrails.drift.exposition import bin_accuracy, prior_matrix
-from guardrails.drift.promql import Scope, quoted
+from guardrails.drift.fleet.alerts import ACCURACY_DROP, LARGE, SEVERE
+from guardrails.drift.fleet.exposition import bin_accuracy, prior_matrix
+from guardrails.drift.fleet.promql import Scope, quoted
 from guardrails.profile.profile import Profile
 
 SCHEMA = 39
@@ -24,7 +24,7 @@ def dashboard(profile: Profile, *, window: str | float = "1h") -> dict[str, Any]
 
     Args:
         profile: what the services were told to watch.
-        window: as given to `guardrails.drift.rules.rules`, whose series it shows.
+        window: as given to `guardrails.drift.fleet.rules.rules`, whose series it shows.
 
     Raises:
         ProfileError: the window is no time span.

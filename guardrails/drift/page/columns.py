@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
-from guardrails.drift import charts
 from guardrails.drift.alternatives import LEAST_ROWS
-from guardrails.drift.wording import LONGEST, count, figure, name, number, plural, share, text
+from guardrails.drift.page import charts
+from guardrails.drift.page.wording import LONGEST, count, figure, name, number, plural, share, text
 from guardrails.profile.answers import CONFIDENCE, OUTPUT, PREDICTION
 from guardrails.profile.watched import OUTLIER
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from guardrails.drift.wording import change, moment, name, number, plural, share, text, times
+from guardrails.drift.page.wording import change, moment, name, number, plural, share, text, times
 
 Document = Mapping[str, Any]
 

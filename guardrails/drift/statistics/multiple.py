@@ -30,7 +30,7 @@ def holm(p: Any) -> PValues:
         ProfileError: a value is not between 0 and 1.
 
     Example:
-        >>> from guardrails.drift.multiple import holm
+        >>> from guardrails.drift.statistics.multiple import holm
         >>> holm([0.01, 0.04, float("nan"), 0.03]).tolist()
         [0.03, 0.06, nan, 0.06]
     """
@@ -58,7 +58,7 @@ def benjamini_hochberg(p: Any) -> PValues:
         ProfileError: a value is not between 0 and 1.
 
     Example:
-        >>> from guardrails.drift.multiple import benjamini_hochberg
+        >>> from guardrails.drift.statistics.multiple import benjamini_hochberg
         >>> benjamini_hochberg([0.01, 0.04, float("nan"), 0.03]).tolist()
         [0.03, 0.04, nan, 0.04]
     """

@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from guardrails.drift.columns import Columns
+from guardrails.drift.statistics.columns import Columns
 from guardrails.typing import Rows
 
 Values = npt.NDArray[np.float64]
@@ -76,7 +76,7 @@ def times(rows: Rows) -> Values:
 
     Example:
         >>> import numpy as np
-        >>> from guardrails.drift.autocorrelation import times
+        >>> from guardrails.drift.statistics.autocorrelation import times
         >>> steps = np.random.default_rng(0).normal(size=(5000, 1))
         >>> for i in range(1, 5000):
         ...     steps[i] += 0.8 * steps[i - 1]

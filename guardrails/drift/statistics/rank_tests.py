@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from guardrails.drift import cramer, kolmogorov, ranks
+from guardrails.drift.statistics import cramer, kolmogorov, ranks
 from guardrails.errors import ProfileError
 from guardrails.typing import Rows
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from guardrails import semconv
-from guardrails.drift.exposition import DAY, Watched, alarm_rate, bin_accuracy
-from guardrails.drift.promql import FEATURE, MODEL, Scope, duration, quoted, span_of
+from guardrails.drift.fleet.exposition import DAY, Watched, alarm_rate, bin_accuracy
+from guardrails.drift.fleet.promql import FEATURE, MODEL, Scope, duration, quoted, span_of
 from guardrails.drift.report import MIN_ROWS
 from guardrails.profile.naming import bin_text
 from guardrails.profile.profile import Profile
@@ -22,7 +22,7 @@ Rule = dict[str, Any]
 def alert_rules(
     profile: Profile, *, window: str | float = "1h", run_length: str | float = 30 * DAY, min_rows: int = MIN_ROWS
 ) -> list[Rule]:
-    """The alerts of one profile; arguments as for `guardrails.drift.rules.rules`."""
+    """The alerts of one profile; arguments as for `guardrails.drift.fleet.rules.rules`."""
     scope = Scope.of(profile, window)
     return [
         *_feature_drift(profile, scope, min_rows),

@@ -1,7 +1,7 @@
 """The count table as Prometheus counters, and beside it the reference: what a fleet's drift is computed from.
 
 Every worker adds its own counts; BentoML's ``/metrics`` adds up the workers, Prometheus the replicas
-(`guardrails.drift.rules`). Nothing here is on a request.
+(`guardrails.drift.fleet.rules`). Nothing here is on a request.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ class DriftReport:
             known: the other fields.
 
         Example:
-            >>> from guardrails.drift.verdicts import DriftReport
+            >>> from guardrails.drift.by_rows.verdicts import DriftReport
             >>> answer = {"is_drift": 1, "p_val": [0.3, 1e-9], "distance": [0.1, 0.8], "threshold": 0.025}
             >>> DriftReport.read(answer, names=["age", "dose"], detector="KSDrift").features
             ('dose',)

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from guardrails.drift.columns import Columns, Levels
+from guardrails.drift.statistics.columns import Columns, Levels
 
 Table = npt.NDArray[np.float64]
 """Counts, shape ``(2, s)``: reference, window; every value occurs in one of them."""

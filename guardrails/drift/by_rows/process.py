@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from guardrails.contrib.alibi_drift import DETECTORS, to_npy
-from guardrails.drift.child import Child, Died
-from guardrails.drift.suited import Suited, as_matrix
-from guardrails.drift.verdicts import DriftReport
+from guardrails.drift.by_rows.child import Child, Died
+from guardrails.drift.by_rows.suited import Suited, as_matrix
+from guardrails.drift.by_rows.verdicts import DriftReport
 from guardrails.errors import GuardrailsError
 
 TIMEOUT = 60.0
@@ -54,8 +54,8 @@ class ProcessDetector:
       alibi-detect's is another.
 
     Rows with missing numbers are left out, missing and unseen categories are categories of their own, and columns that
-    a test is not for are not given to it (`guardrails.drift.suited`); a factory's or folder's detector gets all rows
-    as they are.
+    a test is not for are not given to it (`guardrails.drift.by_rows.suited`); a factory's or folder's detector gets all
+    rows as they are.
 
     Args:
         detector: the name of one of alibi-detect's detectors (`DETECTORS`); ``"module:factory"``, where
@@ -76,7 +76,7 @@ class ProcessDetector:
         GuardrailsError: there is no such detector, it cannot be made, or not in time; the message says why.
 
     Example:
-        >>> from guardrails.drift.process import ProcessDetector
+        >>> from guardrails.drift.by_rows.process import ProcessDetector
         >>> ProcessDetector("somebodys-detector", None)
         Traceback (most recent call last):
         ...

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from guardrails.drift.wording import name, number, share, text, when
+from guardrails.drift.page.wording import name, number, share, text, when
 
 Bin = Mapping[str, Any]
 
