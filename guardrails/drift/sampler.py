@@ -13,7 +13,6 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -45,9 +44,6 @@ INTERVAL = 0.5
 """Seconds between two flushes, and about how long nobody judges after a leader was killed."""
 PATIENCE = 6
 """How often a sampler that stops asks whether it may lead, 50 ms apart."""
-EXAMPLES = 512
-"""Recent rows whose decisions an alarm may name."""
-SHOWN_EXAMPLES = 20
 
 
 class State(NamedTuple):
@@ -86,8 +82,7 @@ class Sampler:
         self._tables = HostTables(folder, stem, profile.bins.counts.shape)  # type: ignore[arg-type]
         self._reader, self._neighbours = Reader(profile), Neighbours(profile.bins)
         self._before: Codes | None = None
-        self._recent: deque[tuple[str, Codes]] = deque(maxlen=EXAMPLES)
-        self.leader = Leader(profile, self.options, folder, stem, self._examples)
+        self.leader = Leader(profile, self.options, folder, stem, self._tables.examples)
         self._exposition: Exposition | None = None
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="guardrails-drift", daemon=True)
@@ -184,22 +179,13 @@ class Sampler:
         if len(codes):
             distances, pairs = self._neighbours.distances(codes, self._before)
             self._before = codes[-1]
-            self._recent.extend(zip(decisions[-EXAMPLES:], codes[-EXAMPLES:].astype(np.int8), strict=True))
+            self._tables.recent.add(decisions, codes)
         self._tables.own.add(counts, distances, pairs, unreadable)
         metrics.drift_rows().labels(self.profile.digest).inc(len(codes))
         if unreadable:
             metrics.drift_unreadable().labels(self.profile.digest).inc(unreadable)
         if self._exposition is not None:
             self._exposition.add(counts)
-
-    def _examples(self, wanted: Mapping[int, list[int]]) -> tuple[str, ...]:
-        """Ids of recent decisions of this worker whose rows lie in bins that have filled up, latest first."""
-        found = [
-            decision
-            for decision, codes in reversed(self._recent)
-            if decision and any(int(codes[column]) in bins for column, bins in wanted.items())
-        ]
-        return tuple(found[:SHOWN_EXAMPLES])
 
 
 def stream_of(profile: Profile) -> str:

@@ -7,20 +7,26 @@ little less, never something wrong; it sees the rest the next time.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from guardrails.profile.bins import Counts
+from guardrails.profile.bins import Codes, Counts
 
 Floats = npt.NDArray[np.float64]
 
 ALIVE = 10.0
 """Seconds without a sign of life after which a worker no longer has a share in the stream."""
+EXAMPLES = 256
+"""Recent rows of each worker whose decisions an alarm may name."""
+SHOWN_EXAMPLES = 20
+_ID = 48
 _HEADER = 3  # rows dropped, rows unreadable, last sign of life (ns)
 
 
@@ -124,6 +130,49 @@ class Table:
             return True  # they stay for as long as they are mapped
 
 
+class Recent:
+    """One worker's latest rows: when, whose decision, and which bins; a memory-mapped ring, as the table is.
+
+    A reader that comes while a row is written may see parts of two: good enough for examples, and for nothing else.
+
+    Args:
+        path: its file; made, if it is not there.
+        features: how many columns a row has.
+        create: whether it is this process's own.
+    """
+
+    def __init__(self, path: Path, features: int, *, create: bool) -> None:
+        row = np.dtype([("at", np.int64), ("id", f"S{_ID}"), ("codes", np.int8, (features,))])
+        size = EXAMPLES * row.itemsize
+        if create:
+            temporary = path.with_suffix(".new")
+            temporary.write_bytes(bytes(size))
+            temporary.replace(path)
+        elif path.stat().st_size != size:
+            raise ValueError(f"{path} has another size than rows of {features} columns")
+        self._rows = np.memmap(path, row, "r+" if create else "r", shape=(EXAMPLES,))
+        self._next = 0
+
+    def add(self, decisions: list[str], codes: Codes) -> None:
+        """Add rows, in order; the oldest ones give way."""
+        decisions, codes = decisions[-EXAMPLES:], codes[-EXAMPLES:]
+        at = (self._next + np.arange(len(decisions))) % EXAMPLES
+        new = np.zeros(len(decisions), self._rows.dtype)
+        new["at"] = time.time_ns() + np.arange(len(decisions))  # one after the other
+        new["id"], new["codes"] = [decision.encode() for decision in decisions], codes
+        self._rows[at] = new
+        self._next = int((self._next + len(decisions)) % EXAMPLES)
+
+    def within(self, wanted: Mapping[int, list[int]]) -> list[tuple[int, str]]:
+        """When and whose, of rows that lie in any of these bins, by column."""
+        rows = np.array(self._rows)
+        hit = np.zeros(len(rows), dtype=bool)
+        for column, bins in wanted.items():
+            hit |= np.isin(rows["codes"][:, column], bins)
+        chosen = rows[hit & (rows["id"] != b"")]
+        return [(int(row["at"]), row["id"].decode()) for row in chosen]
+
+
 class HostTables:
     """The tables of all workers of one server, for one profile.
 
@@ -136,7 +185,9 @@ class HostTables:
     def __init__(self, folder: Path, stem: str, shape: tuple[int, int]) -> None:
         self._folder, self._stem, self._shape = folder, stem, shape
         # Not the process id alone: a sampler that is closed and made again must not overwrite what was counted before.
-        self.own = Table(folder / f"{stem}{os.getpid()}_{time.time_ns()}.table", shape, create=True)
+        own = folder / f"{stem}{os.getpid()}_{time.time_ns()}.table"
+        self.own = Table(own, shape, create=True)
+        self.recent = Recent(own.with_suffix(".recent"), shape[0], create=True)
         self._open = {self.own.path: self.own}
 
     def totals(self) -> Totals:
@@ -153,6 +204,14 @@ class HostTables:
             dropped, unreadable = dropped + found.dropped, unreadable + found.unreadable
             workers, alive = workers + 1, alive + found.alive
         return Totals(counts, distances, pairs, dropped, unreadable, workers, alive)
+
+    def examples(self, wanted: Mapping[int, list[int]]) -> tuple[str, ...]:
+        """Decision ids of recent rows of all workers that lie in any of these bins, latest first."""
+        found: list[tuple[int, str]] = []
+        for path in self._folder.glob(f"{self._stem}*.recent"):
+            with contextlib.suppress(OSError, ValueError):  # somebody else's file of a name like ours
+                found += Recent(path, self._shape[0], create=False).within(wanted)
+        return tuple(decision for _, decision in sorted(found, reverse=True)[:SHOWN_EXAMPLES])
 
     def _tables(self) -> list[Table]:
         for path in self._folder.glob(f"{self._stem}*.table"):

@@ -17,8 +17,7 @@ from guardrails.drift.by_rows.rows import OF_ONE_REQUEST, stored_rows
 from guardrails.drift.leader import LEAST_PAUSE, MOST_AT_ONCE, judging_of
 from guardrails.drift.ledger import Ledger
 from guardrails.drift.options import DriftOptions
-from guardrails.drift.sampler import EXAMPLES, SHOWN_EXAMPLES
-from guardrails.drift.tables import Totals
+from guardrails.drift.tables import EXAMPLES, SHOWN_EXAMPLES, Totals
 from guardrails.drift.watch import Watch
 from guardrails.errors import GuardrailsError, ProfileError
 from guardrails.evaluation.verdict import Stream

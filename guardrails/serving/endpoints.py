@@ -19,7 +19,7 @@ from guardrails.serving.status import Worker
 
 MAX_BODY = 64 * 1024
 _ID = re.compile(r"[0-9a-f]{32}(/[0-9]{1,9})?")
-_PLACES = ("", "/status", "/drift", "/feedback")
+_PLACES = ("", "/status", "/drift", "/drift/report", "/feedback")
 _COMMANDS = (
     'Send {"action": "acknowledge"} (with "alarm": its id, or for all), or {"action": "reset"} (with "baseline": '
     '"recent" to compare with what came since the last alarm from now on); "profile" chooses among several.'
@@ -73,6 +73,8 @@ class Endpoints:
             return await self._feedback(await _body(receive))
         if place == "/drift" and method == "GET":
             return Answer(200, await anyio.to_thread.run_sync(self._worker.drift))
+        if place == "/drift/report" and method == "GET":
+            return Answer(200, await anyio.to_thread.run_sync(self._report), "text/html; charset=utf-8")
         if place == "/drift" and method == "POST":
             return await self._command(await _body(receive))
         if place in _PLACES:
@@ -104,6 +106,11 @@ class Endpoints:
         if not known:
             return Answer(202, {"status": "kept", "detail": "No such decision is written yet; this waits for it."})
         return Answer(200, {"status": "stored"})
+
+    def _report(self) -> str:
+        from guardrails.drift.page import render
+
+        return render(self._worker.drift(), title=f"Drift of {self._worker.service}")
 
     async def _command(self, body: bytes | None) -> Answer:
         """Acknowledge alarms, or begin anew: carried out by the worker that judges drift, within a second."""
@@ -182,7 +189,9 @@ def _page(status: dict[str, Any]) -> str:
         state = json.dumps(status["state"].get(name, {}), indent=1)
         parts.append(f"<h2>{escape(name)}</h2><pre>{escape(chr(10).join(guards))}</pre><pre>{escape(state)}</pre>")
     for drift in status["drift"]:
-        parts.append(f"<h2>drift: {escape(drift['verdict'])}</h2><p>{drift['rows']} rows, all workers</p>")
+        parts.append(f"<h2>drift: {escape(drift['verdict'])}</h2><p>{drift['rows']} rows, all workers; ")
+        parts.append("<a href='drift/report'>all of it as a page</a></p>")
+        parts.extend(f"<p>{escape(alarm['sentence'])}</p>" for alarm in drift["alarms"] if not alarm["acknowledged"])
         columns = ("feature", "rows", "psi", "ks", "p_value", "adjusted", "missing", "drifted")
         head = "".join(f"<th>{column}" for column in columns)
         cells = (

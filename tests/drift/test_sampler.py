@@ -426,18 +426,21 @@ def test_wide_rows_wait_in_smaller_numbers(width, most):
 
 
 def test_examples_are_the_latest_rows_in_bins_that_filled_up(made, profile):
-    """Decision ids of this worker, latest first, at most 20; rows without an id are nobody's example."""
+    """Decision ids of all workers, latest first, at most 20; rows without an id are nobody's example."""
     sampled = made(profile)
     for at in range(100):
         sampled.offer(
             np.array([[float(at % 2) * 50 - 25, 0.0, 0.0]]), np.array([1]), None, 0, f"d{at}" if at != 97 else ""
         )
     sampled.flush()
+    other = made(profile)  # another worker of the same host
+    other.offer(np.array([[25.0, 0.0, 0.0]]), np.array([1]), None, 0, "last")
+    other.flush()
     high = int(profile.bins.codes(np.array([[25.0, 0, 0, 1, 1]]))[0, 0])
-    found = sampled._examples({0: [high]})
-    assert found == tuple(f"d{at}" for at in range(99, 0, -2) if at != 97)[:20]
-    assert sampled._examples({0: []}) == ()
-    assert sampled._examples({}) == ()
+    found = sampled._tables.examples({0: [high]})
+    assert found == ("last", *(f"d{at}" for at in range(99, 0, -2) if at != 97))[:20]
+    assert sampled._tables.examples({0: []}) == ()
+    assert sampled._tables.examples({}) == ()
 
 
 FORKED = """

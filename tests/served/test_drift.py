@@ -107,7 +107,7 @@ def test_four_workers_count_exactly_and_survive_their_leader(serve: Serve, reque
     server = serve(TARGET)
     load = Load(server, seed=1)
     load.run(200)
-    until(lambda: drift(server)["rows"] == 200, 5)
+    until(lambda: drift(server)["rows"] == 200 and drift(server)["leader"] is not None, 5)
     assert len(server.workers()) == 4
     leader = drift(server)["leader"]
     assert leader in server.workers()
@@ -134,6 +134,7 @@ def test_four_workers_count_exactly_and_survive_their_leader(serve: Serve, reque
 
     load.run(1_500, shift=0.8)
     until(lambda: drift(server)["verdict"] == "drift", 5)
+    time.sleep(1.2)  # until all of it is weighed
     assert drift(server)["drifted"][0] == f"x{MOVED}"
     assert "higher" in drift(server)["alarms"][0]["sentence"]
     told = [json.loads(line) for line in (server.cwd / "alarms.jsonl").read_text().splitlines()]
@@ -159,11 +160,15 @@ def assert_metrics_tell(server: BentoServer) -> None:
 def assert_it_can_be_answered(server: BentoServer) -> None:
     """Acknowledged, begun anew, in full; and what makes no sense is refused."""
     with httpx.Client(base_url=server.url, timeout=30) as client:
+        assert f"x{MOVED} is higher" in client.get("/guardrails/").text
         assert client.post("/guardrails/drift", json={"action": "acknowledge"}).status_code == 202
         until(lambda: drift(server)["verdict"] == "no drift seen", 5)
         (document,) = client.get("/guardrails/drift").json()
         assert document["alarms"][0]["acknowledged"]
         assert {entry["feature"] for entry in document["features"]} == set(PROFILE.bins.names)
+        page = client.get("/guardrails/drift/report")
+        assert page.headers["content-type"].startswith("text/html")
+        assert f"x{MOVED}" in page.text
         assert client.post("/guardrails/drift", json={"action": "explode"}).status_code == 400
         assert client.post("/guardrails/drift", json={"action": "reset", "profile": "nobody"}).status_code == 404
         assert client.post("/guardrails/drift", json={"action": "reset", "baseline": "recent"}).status_code == 202
