@@ -19,7 +19,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -89,7 +89,9 @@ class _Nothing:
 def request_arms() -> tuple[dict[str, Arm], Callable[[], object]]:
     """A method behind pipelines with and without drift sampling; and how to let the flusher catch up."""
     rng = np.random.default_rng(0)
-    X, weights, row = rng.normal(size=(REFERENCE, FEATURES)), rng.normal(size=(FEATURES, ACTIONS)), X_row(rng)
+    X, weights = rng.normal(size=(REFERENCE, FEATURES)), rng.normal(size=(FEATURES, ACTIONS))
+    requests = cycle(rng.normal(size=(REFERENCE, 1, FEATURES)))  # the same one over and over would be drift
+    row = next(requests)
     answer = row @ weights
     profile = Profile.fit(X, outputs=X @ weights)
     sampler = sampler_of(profile, DriftOptions())
@@ -106,7 +108,7 @@ def request_arms() -> tuple[dict[str, Arm], Callable[[], object]]:
         "validate": validate(predict),
         "validate and sample_drift": gr.compose(validate, gr.sample_drift(profile))(predict),
     }
-    arms: dict[str, Arm] = {name: partial(method, row) for name, method in pipelines.items()}
+    arms: dict[str, Arm] = {name: lambda method=method: method(next(requests)) for name, method in pipelines.items()}  # type: ignore[misc]
     before, after, call = hooks_of(sampled, row)
     queued = (call.rows_read, answer, None, 0, call.id)
     arms |= {
@@ -119,11 +121,6 @@ def request_arms() -> tuple[dict[str, Arm], Callable[[], object]]:
     for method in pipelines.values():
         method(row)
     return arms, sampler.flush
-
-
-def X_row(rng: np.random.Generator) -> Rows:
-    """One request."""
-    return rng.normal(size=(1, FEATURES))
 
 
 def hooks_of(method: Any, row: Rows) -> tuple[Callable[[Call], None], Callable[[Call], None], Call]:

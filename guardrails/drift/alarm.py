@@ -62,7 +62,8 @@ class Alarm:
         at: when (Unix seconds); 0 where nobody asked a clock.
         examples: decision ids of rows in the bins that moved.
         acknowledged: whether somebody has said that they know.
-        times: how often it was raised; an alarm that comes again before it is acknowledged stays one alarm.
+        times: how often the evidence for it came again.
+        last: when it last did (Unix seconds).
     """
 
     findings: tuple[Finding, ...]
@@ -74,6 +75,7 @@ class Alarm:
     examples: tuple[str, ...] = ()
     acknowledged: bool = False
     times: int = 1
+    last: float = 0.0
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -114,10 +116,11 @@ def findings(
         evidence: its evidence.
         window: what was counted since the change seems to have come, shape ``(f, bins)``.
     """
-    shares = np.exp(evidence.columns - evidence.columns.max())
+    columns = np.where(evidence.loud, evidence.columns, -np.inf)
+    shares = np.exp(columns - columns.max())
     shares /= shares.sum()
-    order = np.argsort(-evidence.columns, kind="stable").tolist()
-    alone = [place for place in order if evidence.columns[place] >= detector.due]
+    order = np.argsort(-columns, kind="stable").tolist()
+    alone = [place for place in order if columns[place] >= detector.due]
     found = []
     for place in alone or order[:1]:
         column = detector.judged[place]
@@ -140,7 +143,8 @@ def _moves(profile: Profile, column: int, reference: Counts, window: Counts) -> 
 
 def _words(profile: Profile, bet: Bet) -> str:
     if bet.kind == "shift":
-        return f"is {'higher' if bet.size > 0 else 'lower'} by about {abs(bet.size):g} standard deviations"
+        deviations = "1 standard deviation" if abs(bet.size) == 1 else f"{abs(bet.size):g} standard deviations"
+        return f"is {'higher' if bet.size > 0 else 'lower'} by about {deviations}"
     if bet.kind == "spread":
         return f"is {'wider' if bet.size > 1 else 'narrower'} spread, by a factor of about {bet.size:g}"
     at = bin_text(profile, bet.column, bet.bin or 0)

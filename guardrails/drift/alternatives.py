@@ -29,12 +29,11 @@ WORTH_HALVING = 0.02
 """Categories rarer than this are not watched for becoming rarer still."""
 ON_MISSING = 0.05
 """How much of a number's bet is on its values going missing."""
-CAUTION = 0.3
-"""How dear the reference's own errors are, see `discount`: 0.5 would be on the safe side of the approximation there."""
+CAUTION = {1e5: 0.3, 1e7: 0.5}
+"""How dear the reference's own errors are, by the rows between two false alarms (see `discount`); between these, by the
+logarithm. 0.5 keeps the promise in theory; shorter runs keep it with less."""
 MOST_SURE = 2.5
 """No bet on a single bin asks for more than this many standard errors."""
-ROWS_A_SECOND = 10.0
-"""Assumed where the run length is a time. It matters little: only its logarithm is used."""
 LEAST_ROWS = 500.0
 """A reference worth fewer independent rows than this is not sure enough to bet against."""
 
@@ -65,7 +64,12 @@ def judged(bins: Bins) -> list[int]:
     return [column for column, worth in enumerate(bins.effective_rows.tolist()) if worth >= LEAST_ROWS]
 
 
-def discount(error: float, divergence: float, threshold: float) -> float:
+def caution(run_length: float) -> float:
+    """`CAUTION` for so many rows between two false alarms."""
+    return float(np.interp(np.log(run_length), np.log(list(CAUTION)), list(CAUTION.values())))
+
+
+def discount(error: float, divergence: float, threshold: float, careful: float) -> float:
     """How many standard errors of the reference a bet pays with each row.
 
     The reference was estimated, and its error stays the same in every row that will ever come. Where that error lies z
@@ -74,15 +78,16 @@ def discount(error: float, divergence: float, threshold: float) -> float:
     Kesten 1973; the exponent solves E[e^theta] = 1 for a normal log-likelihood ratio). With z standard normal, that is
     ``exp(a^2 / 2 - a c) / A`` on average, ``a = error / divergence * log(A * divergence)``: c = a / 2 keeps the promise
     in this approximation, which counts references so unlucky that an alarm could not even come that often. Simulated,
-    c = 0.3 a keeps it for 500 to 10,000 reference rows, 10 to 100 columns, and runs of 1e4 to 1e6 rows; a constant c
-    keeps it for some of these only, and delays the others.
+    c = 0.3 a keeps it up to 1e5 rows between false alarms (500 to 10,000 reference rows, 10 to 100 columns); longer
+    runs need more of it. A constant c keeps it for some of these only, and delays the others.
 
     Args:
         error: the standard error of the mean log-likelihood ratio, for the errors of the reference.
         divergence: its mean under the change (Kullback and Leibler's).
         threshold: the evidence this bet alone would need for an alarm, at least 1.
+        careful: c as a share of a.
     """
-    return float(CAUTION * error / divergence * max(1.0, np.log(threshold * divergence)))
+    return float(careful * error / divergence * max(1.0, np.log(threshold * divergence)))
 
 
 def bets(bins: Bins, column: int, run_length: float, columns: int) -> list[Bet]:
@@ -97,14 +102,15 @@ def bets(bins: Bins, column: int, run_length: float, columns: int) -> list[Bet]:
     used = bins.used(column)
     n = float(bins.effective_rows[column])
     counts = bins.counts[column, used] * (n / bins.counts[column].sum())
-    alone = run_length * columns  # the evidence a column with a single bet would need for an alarm
+    # The evidence a column with a single bet would need for an alarm, and how dear errors of the reference are.
+    alone, careful = run_length * columns, caution(run_length)
     numeric = not bins.categorical[column]
-    changes = [*(_moves(counts, n, alone) if numeric else ())]
+    changes = [*(_moves(counts, n, alone, careful) if numeric else ())]
     only_outliers = bins.names[column] == OUTLIER
     at_all = [len(used) - 1] if numeric else [used.index(1)] if only_outliers else range(len(used))
-    changes += _surges(counts, n, alone, at_all, ON_MISSING if numeric else 1.0, halving=not only_outliers)
+    changes += _surges(counts, n, alone, careful, at_all, ON_MISSING if numeric else 1.0, halving=not only_outliers)
     if not changes:  # nothing can become more of what it always is: then anything else
-        changes = [*_surges(counts, n, alone, range(len(used)), 1.0, halving=True)]
+        changes = [*_surges(counts, n, alone, careful, range(len(used)), 1.0, halving=True)]
     weight = sum(change.weight for change in changes)
     found = []
     for change in changes:
@@ -125,7 +131,7 @@ class _Change(NamedTuple):
     at: int | None = None
 
 
-def _moves(counts: Floats, n: float, alone: float) -> Iterator[_Change]:
+def _moves(counts: Floats, n: float, alone: float, careful: float) -> Iterator[_Change]:
     """A number's shifts and spreads; who is missing stays missing."""
     from scipy.special import ndtr, ndtri
 
@@ -139,20 +145,20 @@ def _moves(counts: Floats, n: float, alone: float) -> Iterator[_Change]:
     for edges, kind, size, part in moved:
         changed = np.append(np.diff(ndtr(edges)) * present, share[-1])
         weight = (1.0 - ON_MISSING) * part / whole
-        yield _Change(_gains(share, changed, n, alone / weight), weight, kind, size)
+        yield _Change(_gains(share, changed, n, alone / weight, careful), weight, kind, size)
 
 
-def _gains(share: Floats, changed: Floats, n: float, threshold: float) -> Floats:
+def _gains(share: Floats, changed: Floats, n: float, threshold: float, careful: float) -> Floats:
     """The log-likelihood ratio of each bin, less what not being sure of the reference costs."""
     changed = np.maximum(changed, 1e-12)
     ratio = np.log(changed / share)
     error = float(np.sqrt((np.square(changed - share) / share).sum() / n))
     divergence = max(float((changed * ratio).sum()), 1e-9)
-    return np.asarray(ratio - error * discount(error, divergence, threshold))
+    return np.asarray(ratio - error * discount(error, divergence, threshold, careful))
 
 
 def _surges(
-    counts: Floats, n: float, alone: float, at_all: Iterable[int], weight: float, *, halving: bool
+    counts: Floats, n: float, alone: float, careful: float, at_all: Iterable[int], weight: float, *, halving: bool
 ) -> Iterator[_Change]:
     """A bin more frequent, or half as frequent, than it may be: against the bound of what the reference allows.
 
@@ -166,23 +172,23 @@ def _surges(
         seen, likely = counts[at], (counts[at] + 0.5) / (n + 1.0)
         sizes = [(size, likely + size * (1.0 - likely)) for size in SURGES]
         for size, now in sizes:
-            bound = _bound(seen, n, now, alone / share)
+            bound = _bound(seen, n, now, alone / share, careful)
             if now > bound:
                 yield _Change(_against(bound, now, at, len(counts)), share, "surge", size, at)
         if halving and likely >= WORTH_HALVING:
-            bound = _bound(seen, n, likely / 2, alone / share)
+            bound = _bound(seen, n, likely / 2, alone / share, careful)
             if likely / 2 < bound:
                 yield _Change(_against(bound, likely / 2, at, len(counts)), share, "halve", 0.5, at)
 
 
-def _bound(seen: float, n: float, now: float, threshold: float) -> float:
+def _bound(seen: float, n: float, now: float, threshold: float, careful: float) -> float:
     """The share of a bin that the reference barely allows, on the side where it is now."""
     from scipy.special import betaincinv, ndtr
 
     likely = (seen + 0.5) / (n + 1.0)
     error = abs(now - likely) / np.sqrt(likely * (1.0 - likely) * n)
     divergence = now * np.log(now / likely) + (1.0 - now) * np.log((1.0 - now) / (1.0 - likely))
-    level = float(ndtr(min(discount(error, divergence, threshold), MOST_SURE)))
+    level = float(ndtr(min(discount(error, divergence, threshold, careful), MOST_SURE)))
     if now > likely:
         return float(betaincinv(seen + 1.0, max(n - seen, 1e-9), level))
     return float(betaincinv(max(seen, 1e-9), n - seen + 1.0, 1.0 - level))

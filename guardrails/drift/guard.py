@@ -129,6 +129,8 @@ class _Observer:
         elif len(rows.matrix) == 1:
             if type(answer) is np.ndarray:
                 answer = answer.copy()  # the model may use its buffer again before it is counted
+            elif isinstance(answer, str | bytes):
+                answer = None  # nothing to watch in it, and perhaps much of it
             self._offer(rows, answer, call.primary.index, 0, call.id)
         else:
             self._offer_one(call, rows, self._identity(call) >> 64, answer)
@@ -140,11 +142,8 @@ class _Observer:
         return call.trace_id or int(call.id, 16)
 
     def _offer_one(self, call: Call, rows: RowSet, pick: int, answer: object) -> None:
-        """One row of a request of several; all of them where the answer does not go by rows."""
-        at = pick % len(rows) if len(rows) else 0
-        answered = call.primary.index is None or at in call.primary.index
-        picked = of_one_row(rows, answer if answered else None, at) if len(rows) else None
-        if picked is None:
-            self._offer(rows, answer, call.primary.index, pick, call.id)
-        else:
-            self._offer(*picked, None, 0, f"{call.id}/{at}")
+        """One row of a request of several; none of a request of none."""
+        if len(rows):
+            at = pick % len(rows)
+            answered = call.primary.index is None or at in call.primary.index
+            self._offer(*of_one_row(rows, answer if answered else None, at), None, 0, f"{call.id}/{at}")

@@ -37,6 +37,8 @@ MOST_AT_ONCE = 1e-3
 """The largest share of the run length that one tick may bring, however long nobody came: the first rows after a quiet
 weekend are no better evidence than others."""
 LEAST_PAUSE = 0.1
+SETTLED, OFF = 600.0, 3.0
+"""Seconds before traffic is measured, and by what factor it may be off what bets are priced for."""
 _COMMANDS = ("acknowledge", "reset")
 _BASELINES = ("profile", "recent")
 
@@ -57,8 +59,12 @@ class HostLock:
 
     def acquire(self) -> bool:
         """Try to get it; whether this process holds it."""
-        if self.held or fcntl is None:
+        if fcntl is None:
             self.held = True
+            return True
+        if self._file is not None and not self._in_place():
+            self.release()  # somebody has tidied up: a lock that nobody else can see is none
+        if self.held:
             return True
         if self._file is None:
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -68,6 +74,12 @@ class HostLock:
             return False
         self.held = True
         return True
+
+    def _in_place(self) -> bool:
+        try:
+            return self._file is not None and os.fstat(self._file).st_ino == self._path.stat().st_ino
+        except FileNotFoundError:
+            return False
 
     def release(self) -> None:
         """Give it up."""
@@ -138,7 +150,7 @@ class Leader:
 
     def tick(self, totals: Totals) -> None:
         """Lead, if nobody else does: weigh what has been counted since the last tick."""
-        if not self._lock.held:  # what this process knew, if it has led before, is old
+        if not (self._lock.held and self._lock.acquire()):  # what this process knew, if it has led before, is old
             self._ledger = self._watch = None
         if not self._lock.acquire():
             return
@@ -153,7 +165,7 @@ class Leader:
             self._save(ledger)
         for path in commands:  # only now: whoever leads next would otherwise not know of them
             path.unlink(missing_ok=True)
-        if ledger.untold:
+        if ledger.untold or self._may_set_off(ledger):
             self._tell(ledger)
 
     def close(self) -> None:
@@ -184,7 +196,7 @@ class Leader:
 
     def _watching(self, ledger: Ledger) -> Watch | None:
         try:
-            watch = self._against(ledger.baseline, ledger.baseline_rho)
+            watch = self._against(ledger, ledger.baseline, ledger.baseline_rho)
         except ProfileError as error:
             if ledger.problem is None:
                 logger.warning("drift of %s is counted, but not judged: %s", self.profile.tag or "this profile", error)
@@ -204,14 +216,32 @@ class Leader:
         ledger.weighed = totals
         if self._watch is None:
             return
+        self._keep_up(ledger, self._watch, now)
+        self._watch.mute(ledger.known(now))
         pairs = fresh.pairs.astype(float)
         alarm = self._watch.tick(fresh.counts, fresh.distances, pairs, elapsed, max(1, totals.alive))
+        ledger.again(self._watch.recurred(), now)
         share = 1.0 if alarm else self._watch.evidence.total / self._watch.detector.due
         ledger.note(now, totals.rows, max(0.0, share))
         ledger.judging = judging_of(self._watch)
         announce.evidence(self.profile, share)
         if alarm is not None:
-            self._raise(ledger, replace(alarm, id=uuid.uuid4().hex[:12], at=round(now, 3)))
+            ledger.turned = totals.counts.copy()
+            self._raise(ledger, replace(alarm, id=uuid.uuid4().hex[:12], at=round(now, 3), last=now))
+
+    def _keep_up(self, ledger: Ledger, watch: Watch, now: float) -> None:
+        """Price bets for the traffic there is: how dear an error of the reference is depends on how many rows come."""
+        ledger.since = ledger.since or now
+        seconds = now - ledger.since
+        if self.options.in_rows or seconds < SETTLED:
+            return
+        rate = max(ledger.weighed.rows, 1) / seconds
+        if not 1 / OFF < rate / ledger.rate < OFF:
+            ledger.rate = rate
+            again = self._watching(ledger)
+            if again is not None:
+                again.go_on_from(watch.state())
+                self._watch = again
 
     def _raise(self, ledger: Ledger, alarm: Alarm) -> None:
         names, bins = self.profile.bins.names, self.profile.bins
@@ -227,17 +257,22 @@ class Leader:
         announce.raised(self.profile, alarm)
 
     def _tell(self, ledger: Ledger) -> None:
-        """Set off what alarms set off; they are told at least once, whenever a leader dies."""
-        now = time.time()
+        """Make alarms known, and set off what they set off; at least once, whenever a leader dies."""
         for alarm in ledger.alarms:
-            if alarm.id not in ledger.untold:
-                continue
-            announce.log(self.profile, alarm)
-            if self.options.on_alarm is not None and now - ledger.set_off >= self.options.debounce:
-                ledger.set_off = now
-                fire(self.options.on_alarm, alarm)
+            if alarm.id in ledger.untold:
+                announce.log(self.profile, alarm)
         ledger.untold = []
+        if self._may_set_off(ledger):
+            ledger.set_off = time.time()
+            for alarm in ledger.alarms:
+                if alarm.id == ledger.waiting and self.options.on_alarm is not None:
+                    fire(self.options.on_alarm, alarm)
+            ledger.waiting = ""
         self._save(ledger)
+
+    def _may_set_off(self, ledger: Ledger) -> bool:
+        """Whether an alarm waits, and has waited long enough: it is told late, but it is told."""
+        return bool(ledger.waiting) and time.time() - ledger.set_off >= self.options.debounce
 
     def _obey(self, ledger: Ledger, totals: Totals, path: Path) -> None:
         try:
@@ -252,14 +287,15 @@ class Leader:
         _check(action, baseline)
         if action == "reset":
             if baseline == "recent":
-                recent = totals.counts - ledger.weighed.counts + (0 if self._watch is None else self._watch.window)
+                recent = totals.counts - (ledger.forgotten if ledger.turned is None else ledger.turned)
                 refused = self._rebase(ledger, recent)
                 if refused:
                     return refused
             else:
                 ledger.baseline = ledger.baseline_rho = None
             self._watch = self._watching(ledger)
-            ledger.weighed, ledger.forgotten = totals, totals.counts.copy()
+            ledger.weighed, ledger.forgotten, ledger.turned = totals, totals.counts.copy(), None
+            ledger.alarms = [replace(old, last=0.0) for old in ledger.alarms]  # what had moved may move again
             ledger.history, ledger.judging = [], {}
         known = ledger.acknowledge(alarm)
         announce.standing(self.profile, ledger.active)
@@ -269,14 +305,18 @@ class Leader:
         """Take what has lately been counted as the new reference; the sentence why not, where that is too little."""
         rho = None if self._watch is None else self._watch.dependence.autocorrelation()
         try:
-            self._against(recent, rho)
-        except ProfileError as error:
-            return f"reset refused: {int(recent[0].sum())} rows since the last alarm are no reference; {error}"
+            self._against(ledger, recent, rho)
+        except ProfileError:
+            return (
+                f"reset refused: the {int(recent[0].sum())} rows since the last alarm (or reset) are no reference yet; "
+                "500 that are independent of each other are needed. Try again later."
+            )
         ledger.baseline, ledger.baseline_rho = recent, rho
         return None
 
-    def _against(self, baseline: Counts | None, rho: npt.NDArray[np.float64] | None) -> Watch:
-        return Watch(self.profile, self.options.run_length, baseline, rho, in_rows=self.options.in_rows)
+    def _against(self, ledger: Ledger, baseline: Counts | None, rho: npt.NDArray[np.float64] | None) -> Watch:
+        rows = None if self.options.in_rows else self.options.run_length * ledger.rate
+        return Watch(self.profile, self.options.run_length, baseline, rho, rows=rows)
 
     def _save(self, ledger: Ledger) -> None:
         ledger.at = time.time()

@@ -40,6 +40,12 @@ class Sample(NamedTuple):
     id: str = ""
 
 
+class Said(NamedTuple):
+    """An answer that has been read already, because it is that of many rows."""
+
+    columns: answers.Columns | None
+
+
 class Reader:
     """Reads samples as rows of a profile's watched columns.
 
@@ -51,6 +57,7 @@ class Reader:
         self.profile = profile
         self._names = profile.bins.names
         self._flags = OUTLIER in self._names
+        self._complained = -60.0
 
     def codes(self, samples: Sequence[Sample]) -> tuple[Codes, list[str]]:
         """The bins of one row of each request that can be read, in the order in which they came; and their ids.
@@ -66,8 +73,8 @@ class Reader:
                 time.sleep(0)  # let go of the GIL: a request may be waiting, and would for 5 ms
             try:
                 one = self._one(samples[place])
-            except Exception:  # one sample that nobody can read costs no other
-                logger.exception("a sampled request could not be read for drift and was passed over")
+            except Exception as error:  # noqa: BLE001  # one sample that nobody can read costs no other
+                self._complain(error)
                 continue
             if one is not None:
                 singles.append(one)
@@ -78,6 +85,14 @@ class Reader:
         order = np.argsort(places, kind="stable")
         return np.concatenate(found)[order], [samples[places[at]].id for at in order]
 
+    def _complain(self, error: Exception) -> None:
+        """Once a minute; of the error the type, for its text may hold a value."""
+        if time.monotonic() - self._complained >= 60.0:  # noqa: PLR2004
+            self._complained = time.monotonic()
+            logger.warning(
+                "a sampled request could not be read for drift and was passed over (%s)", type(error).__name__
+            )
+
     def _at_once(self, samples: list[Sample]) -> Codes:
         rows = np.concatenate([sample.rows.matrix for sample in samples])
         return self._coded(rows, answers.columns(np.concatenate([sample.answer for sample in samples]), len(samples)))
@@ -86,12 +101,13 @@ class Reader:
         """One row of one request; None where the request holds no such row."""
         rows = sample.rows if isinstance(sample.rows, RowSet) else read(sample.rows, self.profile.layout)
         at = sample.pick % len(rows)
-        bad = rows.rows_with_problems()
-        if bad is None or bad[at]:
-            return None
+        if rows.rows_with_problems() is None:
+            return None  # the payload as a whole is none; a cell that is none is a missing value
         said = None
-        if sample.answer is not None and (sample.answered is None or at in sample.answered):
-            said = _outputs(sample.answer, at, len(rows))
+        if isinstance(sample.answer, Said):
+            said = sample.answer.columns
+        elif sample.answer is not None and (sample.answered is None or at in sample.answered):
+            said = outputs(sample.answer, at, len(rows))
         return self._coded(rows.matrix[at : at + 1], said)
 
     def _coded(self, rows: Rows, said: answers.Columns | None) -> Codes:
@@ -115,7 +131,7 @@ def _sorted_out(samples: Sequence[Sample]) -> tuple[list[int], list[int]]:
     return alike, others
 
 
-def _outputs(answer: Any, at: int, n: int) -> answers.Columns | None:
+def outputs(answer: Any, at: int, n: int) -> answers.Columns | None:
     """What the model said of one of ``n`` rows."""
     found = answers.columns(answer, n)
     if found is not None:

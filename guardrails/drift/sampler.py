@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import shutil
 import tempfile
 import threading
 import time
@@ -23,7 +24,7 @@ from guardrails.core import metrics
 from guardrails.core.payload import Index, RowSet, counts_rows, take
 from guardrails.drift.leader import Leader
 from guardrails.drift.options import RUN_LENGTH, DriftOptions
-from guardrails.drift.reading import Reader, Sample
+from guardrails.drift.reading import Reader, Said, Sample, outputs
 from guardrails.drift.tables import HostTables, Totals
 from guardrails.errors import ProfileError
 from guardrails.profile.bins import Codes, Counts
@@ -42,6 +43,7 @@ MEMORY = 64 << 20
 LEAST_CAPACITY = 64
 INTERVAL = 0.5
 """Seconds between two flushes, and about how long nobody judges after a leader was killed."""
+FOLDER_VARIABLE = "GUARDRAILS_DRIFT_FOLDER"
 PATIENCE = 6
 """How often a sampler that stops asks whether it may lead, 50 ms apart."""
 
@@ -202,23 +204,59 @@ def _capacity(width: int) -> int:
     return max(LEAST_CAPACITY, min(CAPACITY, MEMORY // (8 * width)))
 
 
-def of_one_row(rows: RowSet, answer: Any, at: int) -> tuple[RowSet, Any] | None:
+def of_one_row(rows: RowSet, answer: Any, at: int) -> tuple[RowSet, Any]:
     """One row of a request of several, and its answer, so that the others need not wait for the flusher.
 
-    None where the answer does not go by rows.
+    Args:
+        rows: of the request.
+        answer: to it; None where the picked row has none. One that does not go by rows is read now.
+        at: which row.
     """
     n = len(rows)
-    if answer is not None and not counts_rows(answer, n):
-        return None
     moved = tuple(replace(p, row=None if p.row is None else 0) for p in rows.problems if p.row in (None, at))
     index = np.array([at])
-    return RowSet(rows.matrix[index], rows.single, moved), None if answer is None else take(answer, index)
+    picked = RowSet(rows.matrix[index], rows.single, moved)
+    if answer is None:
+        return picked, None
+    return picked, take(answer, index) if counts_rows(answer, n) else Said(outputs(answer, at, n))
 
 
 def _shared_folder() -> Path:
-    # BentoML empties this folder whenever a server starts and shares it among the workers: just what tables need.
-    known = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-    return Path(known) if known and Path(known).is_dir() else Path(tempfile.mkdtemp(prefix="guardrails-"))
+    """A folder for the workers of this server and nobody else, of this user's own; one for this process elsewhere.
+
+    ``GUARDRAILS_DRIFT_FOLDER`` names another: on a local disk, of one server only, empty when it starts.
+
+    Not BentoML's folder for metrics, although it has one: whoever starts another server with the same BENTOML_HOME
+    empties that under this one.
+    """
+    named = os.environ.get(FOLDER_VARIABLE)
+    if named:
+        Path(named).mkdir(parents=True, exist_ok=True)
+        return Path(named)
+    alone = Path(tempfile.gettempdir())
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:  # no worker of a server
+        return Path(tempfile.mkdtemp(prefix="guardrails-"))
+    import psutil
+
+    supervisor = psutil.Process(os.getppid())
+    owner = os.getuid() if hasattr(os, "getuid") else 0
+    folder = alone / f"guardrails-{owner}-{supervisor.pid}-{int(supervisor.create_time() * 100)}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if hasattr(os, "getuid") and folder.stat().st_uid != owner:
+        logger.warning("%s belongs to somebody else: this worker judges drift by itself", folder)
+        return Path(tempfile.mkdtemp(prefix="guardrails-"))
+    _sweep(alone, f"guardrails-{owner}-")
+    return folder
+
+
+def _sweep(where: Path, prefix: str) -> None:
+    """Remove what servers that are gone have left."""
+    import psutil
+
+    for folder in where.glob(f"{prefix}*-*"):
+        pid = folder.name.removeprefix(prefix).partition("-")[0]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 _samplers: dict[str, Sampler] = {}

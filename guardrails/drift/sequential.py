@@ -6,9 +6,10 @@ by the likelihood ratio of what was counted::
 
     R_k <- (R_k + time passed) * exp(sum over bins of counts * gains_k)
 
-Without drift each factor is at most 1 on average, so ``R_k - time`` never grows on average, nor does the mean over all
-bets of all columns, however the columns depend on each other. An alarm when that mean reaches the run length comes
-therefore, on average, no sooner than after the run length. Watching D columns costs the logarithm of D.
+Time passes for the columns that were counted. Without drift each factor is at most 1 on average, so ``R_k - time``
+never grows on average, nor does the mean over all bets of all columns, however the columns depend on each other. An
+alarm when that mean reaches the run length comes therefore, on average, no sooner than after the run length. Watching D
+columns costs the logarithm of D.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from guardrails.drift.alternatives import ROWS_A_SECOND, Bet, bets, judged
+from guardrails.drift.alternatives import Bet, bets, judged
 from guardrails.profile.bins import Bins, Counts
 
 Floats = npt.NDArray[np.float64]
@@ -31,12 +32,15 @@ class Evidence:
     """What speaks for drift now.
 
     Attributes:
-        total: the logarithm of the evidence over all columns; an alarm is due when it reaches ``log(run_length)``.
+        total: the logarithm of the evidence over all columns that are not known to have moved; an alarm is due when it
+            reaches ``log(run_length)``.
         columns: the same for each judged column by itself, shape ``(judged,)``.
+        loud: which of these count for the total, the same shape.
     """
 
     total: float
     columns: Floats
+    loud: npt.NDArray[np.bool_]
 
 
 class SequentialDetector:
@@ -45,22 +49,23 @@ class SequentialDetector:
     Args:
         bins: the reference.
         run_length: the wanted mean of `elapsed` between two false alarms, in the unit of `elapsed`.
-        in_rows: whether that unit is rows; else it is seconds.
+        rows: how many rows come within a run length, if that is not counted in rows itself.
 
     Attributes:
         judged: the columns whose reference is large enough, in order.
         clock: all of `elapsed` so far.
         log_evidence: of each bet, shape ``(bets,)``.
         excess: of each bet, the log-likelihood ratio since `since`, never below 0; shape ``(bets,)``.
+        loud: judged columns that may raise an alarm; the others are known to have moved. Shape ``(judged,)``.
         since: when the clock last saw a bet at no excess, shape ``(bets,)``: the change, if there was one, came then.
     """
 
-    def __init__(self, bins: Bins, run_length: float, *, in_rows: bool = True) -> None:
+    def __init__(self, bins: Bins, run_length: float, rows: float | None = None) -> None:
         self.run_length = run_length
-        rows = run_length if in_rows else run_length * ROWS_A_SECOND
-        large = judged(bins)
-        self.bets: list[Bet] = [bet for column in large for bet in bets(bins, column, rows, len(large))]
+        large, many = judged(bins), run_length if rows is None else rows
+        self.bets: list[Bet] = [bet for column in large for bet in bets(bins, column, many, len(large))]
         self.judged = list(dict.fromkeys(bet.column for bet in self.bets))  # there may be nothing to bet on
+        self.loud = np.ones(len(self.judged), dtype=bool)
         self._column = np.array([bet.column for bet in self.bets], np.intp)
         self._starts = np.flatnonzero(np.diff(self._column, prepend=-1))  # bets of a column stand together
         self._gains = _Gains(self.bets, bins.counts.shape)
@@ -82,6 +87,11 @@ class SequentialDetector:
         self.excess = np.zeros(len(self.bets))
         self.since = np.full(len(self.bets), self.clock)
 
+    def forget(self, places: npt.NDArray[np.intp]) -> None:
+        """Forget the evidence about some judged columns, by their places among them."""
+        own = np.isin(self._column, np.array(self.judged)[places])
+        self.log_evidence[own], self.excess[own], self.since[own] = -np.inf, 0.0, self.clock
+
     def update(self, counts: Counts, elapsed: float, worth: Floats | None = None) -> Evidence:
         """Weigh what was counted since the last time.
 
@@ -96,8 +106,10 @@ class SequentialDetector:
         fresh = self.excess <= 0.0
         self.since[fresh] = self.clock
         self.excess = np.maximum(self.excess, 0.0) + gained
-        with np.errstate(divide="ignore"):
-            self.log_evidence = np.logaddexp(self.log_evidence, np.log(elapsed)) + gained
+        # For a column that nobody speaks of time stands still: else it would raise an alarm by waiting.
+        counted = counts.sum(axis=1)[self._column] > 0
+        passed = np.where(counted, np.log(elapsed) if elapsed > 0.0 else -np.inf, -np.inf)
+        self.log_evidence = np.logaddexp(self.log_evidence, passed) + gained
         self.clock += elapsed
         return self.evidence()
 
@@ -105,9 +117,10 @@ class SequentialDetector:
         """What speaks for drift now."""
         weighed = self._weight + self.log_evidence
         if not len(weighed):
-            return Evidence(-np.inf, weighed)
+            return Evidence(-np.inf, weighed, self.loud)
         columns = np.logaddexp.reduceat(weighed, self._starts)
-        return Evidence(float(np.logaddexp.reduce(columns) - np.log(len(columns))), columns)
+        total = np.logaddexp.reduce(columns[self.loud], initial=-np.inf) - np.log(len(columns))
+        return Evidence(float(total), columns, self.loud)
 
     @property
     def due(self) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,8 +18,9 @@ from guardrails.profile.profile import Profile
 
 Floats = npt.NDArray[np.float64]
 
-HALF_LIFE = 5000
-"""Rows after which what was seen counts half for the autocorrelation of the stream."""
+HALF_LIFE, LONGEST_HALF_LIFE = 5000, 1_000_000
+"""Rows after which what was seen counts half for the autocorrelation of the stream; of a stream that is dealt out among
+W workers W^2 times as many, for each sees about a W-th of its autocorrelation."""
 SNAPSHOTS = 32
 """How many earlier moments are remembered, to tell what has been counted since a change."""
 
@@ -46,7 +47,7 @@ class Dependence:
             pairs: how many there were, shape ``(f,)``.
             workers: among how many workers the stream is dealt out; each sees only its own neighbours.
         """
-        kept = 0.5 ** (counts[0].sum() / HALF_LIFE)
+        kept = 0.5 ** (counts[0].sum() / min(HALF_LIFE * workers**2, LONGEST_HALF_LIFE))
         self.counts = self.counts * kept + counts
         self.distances = self.distances * kept + distances
         self.pairs = self.pairs * kept + pairs
@@ -71,7 +72,7 @@ class Watch:
         run_length: the wanted mean time between false alarms, in the unit of `tick`'s ``elapsed``.
         reference: what to compare with, if not with the profile's own reference rows; shape ``(f, bins)``.
         rho: the autocorrelation of those rows, shape ``(f,)``; 0 by default.
-        in_rows: whether ``elapsed`` counts rows.
+        rows: how many rows come within a run length, if ``elapsed`` does not count rows.
 
     Attributes:
         evidence: after the last tick.
@@ -89,11 +90,11 @@ class Watch:
         reference: Counts | None = None,
         rho: Floats | None = None,
         *,
-        in_rows: bool = True,
+        rows: float | None = None,
     ) -> None:
         self.profile, self.run_length = profile, run_length
         self.bins = profile.bins if reference is None else replace(profile.bins, counts=reference, autocorrelation=rho)
-        self.detector = SequentialDetector(self.bins, run_length, in_rows=in_rows)
+        self.detector = SequentialDetector(self.bins, run_length, rows)
         features = range(len(profile.schema.features))
         if not set(features) & set(self.detector.judged):
             raise ProfileError(_too_few(profile, self.bins))
@@ -114,6 +115,20 @@ class Watch:
         self.evidence = self.detector.evidence()
         self.window = self.bins.empty()
         self._moments: list[tuple[float, Counts]] = [(self.detector.clock, self.window)]
+
+    def mute(self, names: Collection[str]) -> None:
+        """Name the columns that are known to have moved: they raise no alarm, and hide none of another column."""
+        self.detector.loud[:] = [self.bins.names[column] not in names for column in self.detector.judged]
+        self.evidence = self.detector.evidence()
+
+    def recurred(self) -> list[str]:
+        """Muted columns that would have raised an alarm by themselves by now; their evidence starts anew."""
+        found = self.evidence
+        again = np.flatnonzero(~found.loud & (found.columns >= self.detector.due))
+        if len(again):
+            self.detector.forget(again)
+            self.evidence = self.detector.evidence()
+        return [self.bins.names[self.detector.judged[place]] for place in again.tolist()]
 
     def tick(self, counts: Counts, distances: Floats, pairs: Floats, elapsed: float, workers: int = 1) -> Alarm | None:
         """Weigh what was counted since the last tick.
@@ -174,7 +189,8 @@ class Watch:
             self._moments = self._moments[:half:2] + self._moments[half:]
 
     def _alarm(self) -> Alarm:
-        worst = self.detector.judged[int(np.argmax(self.evidence.columns))]
+        loud = np.where(self.evidence.loud, self.evidence.columns, -np.inf)
+        worst = self.detector.judged[int(np.argmax(loud))]
         _, since = self.detector.best(worst)
         before = max((moment for moment in self._moments if moment[0] <= since), key=lambda m: m[0], default=None)
         lately = self.window - (self._moments[0] if before is None else before)[1]

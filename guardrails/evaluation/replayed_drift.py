@@ -91,7 +91,8 @@ def replay_drift(records: Iterable[Record], profile: Profile, options: DriftOpti
     if not clear:
         why = "".join(f"\n  {count} {reason}" for reason, count in skipped.items())
         raise GuardrailsError(f"there is no row to judge for drift among {len(ordered)} decisions.{why}")
-    watched = _Watched(profile, options or DriftOptions(), float(chosen[clear[0]]["ts"]))
+    start, end = (float(chosen[clear[at]]["ts"]) for at in (0, -1))
+    watched = _Watched(profile, options or DriftOptions(), start, len(clear) / max(end - start, 1.0))
     for part in _parts(clear):
         watched.tick(found.matrix[part], [chosen[at] for at in part])
     return ReplayedDrift(watched.stream(unreadable=skipped.total() - skipped[OF_ONE_REQUEST]), skipped)
@@ -110,7 +111,7 @@ def _parts(places: list[int]) -> Iterator[list[int]]:
 class _Watched:
     """A stream, its leader and its ledger in one, by the clock of the decisions."""
 
-    def __init__(self, profile: Profile, options: DriftOptions, start: float) -> None:
+    def __init__(self, profile: Profile, options: DriftOptions, start: float, rate: float) -> None:
         self._profile, self._options = profile, options
         shape = profile.bins.counts.shape
         nothing = Totals(np.zeros(shape, np.int64), np.zeros(shape[0]), np.zeros(shape[0], np.int64))
@@ -121,7 +122,8 @@ class _Watched:
         self._recent: deque[tuple[str, Codes]] = deque(maxlen=EXAMPLES)
         self._watch: Watch | None = None
         try:
-            self._watch = Watch(profile, options.run_length, in_rows=options.in_rows)
+            rows = options.run_length * (1.0 if options.in_rows else rate)
+            self._watch = Watch(profile, options.run_length, rows=rows)
         except ProfileError as error:
             self._ledger.problem = str(error)
 
@@ -136,6 +138,7 @@ class _Watched:
         self._recent.extend(zip(ids[-EXAMPLES:], codes[-EXAMPLES:].astype(np.int8), strict=True))
         elapsed = self._elapsed(float(decisions[-1]["ts"]), len(rows))
         if self._watch is not None:
+            self._watch.mute(self._ledger.known(self._ledger.at))
             self._weigh(self._watch, self._watch.tick(counts, distances, pairs.astype(float), elapsed))
 
     def stream(self, unreadable: int) -> Stream:
@@ -145,12 +148,15 @@ class _Watched:
     def _weigh(self, watch: Watch, alarm: Alarm | None) -> None:
         """Write down what the detector has seen."""
         ledger = self._ledger
+        ledger.again(watch.recurred(), ledger.at)
         share = 1.0 if alarm else watch.evidence.total / watch.detector.due
         ledger.note(ledger.at, int(self._counts[0].sum()), max(0.0, share))
         ledger.judging = judging_of(watch)
         if alarm is not None:
             name = f"{self._profile.bins.ref}-{len(ledger.alarms) + 1}"
-            ledger.record(replace(alarm, id=name, at=round(ledger.at, 3), examples=self._examples(alarm)))
+            ledger.record(
+                replace(alarm, id=name, at=round(ledger.at, 3), last=ledger.at, examples=self._examples(alarm))
+            )
 
     def _elapsed(self, now: float, rows: int) -> float:
         """What a leader would have said has passed since the last tick."""

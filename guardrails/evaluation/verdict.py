@@ -67,6 +67,7 @@ class Stream:
             "workers": self.workers,
             "verdict": self._verdict(features),
             "drifted": self._drifted(features),
+            "known": [] if ledger is None else sorted(ledger.known(ledger.at) - set(self._drifted(features))),
             "run_length": self.options.text,
             "evidence": 0.0 if ledger is None else max(0.0, ledger.judging.get("evidence", 0.0)),
             "alarms": [] if ledger is None else [alarm.to_json() for alarm in ledger.alarms[-5:]],
@@ -118,6 +119,8 @@ class Stream:
         drifted = self._drifted(features)
         if drifted and self._judged:
             return "drift"
+        if self.unreadable > self.rows:
+            return f"undecided: {self.unreadable} sampled requests could not be read as rows, and {self.rows} could"
         if self.rows < MIN_ROWS:
             return f"undecided: fewer than {MIN_ROWS} rows"
         if self.ledger is None:

@@ -170,12 +170,16 @@ def _cut(values: npt.NDArray[np.float64], *, category: bool) -> npt.NDArray[np.f
     if category:
         codes, counts = np.unique(seen, return_counts=True)
         return np.sort(codes[np.argsort(-counts, kind="stable")[:MAX_BINS]])
-    distinct = np.unique(seen)
+    distinct, counts = np.unique(seen, return_counts=True)
     if len(distinct) == 1:  # any other value is another bin, be it larger or smaller
         return np.array([np.nextafter(distinct[0], -np.inf), distinct[0]])
     if len(distinct) <= BINS:
         return np.asarray(distinct[:-1])
     intervals = max(2, min(BINS, len(seen) // ROWS_A_BIN))
-    cut = np.unique(np.quantile(seen, np.arange(1, intervals) / intervals))
-    below = cut < distinct[-1]
-    return np.asarray(cut[below] if below.any() else distinct[:1])
+    often = distinct[counts * intervals > len(seen)]  # a value that fills a bin by itself, such as "no amount"
+    others = seen[~np.isin(seen, often)]
+    left = max(1, min(intervals - len(often), len(others) // ROWS_A_BIN))
+    between = np.quantile(others, np.arange(1, left) / left)
+    cut = np.unique(np.concatenate([between, often, np.nextafter(often, -np.inf)]))
+    inside = (cut >= distinct[0]) & (cut < distinct[-1])
+    return np.asarray(cut[inside] if inside.any() else distinct[:1])

@@ -76,6 +76,8 @@ class Endpoints:
         if place == "/drift/report" and method == "GET":
             return Answer(200, await anyio.to_thread.run_sync(self._report), "text/html; charset=utf-8")
         if place == "/drift" and method == "POST":
+            if not _is_json(scope):  # what a form on some other page could send, too
+                return Answer(415, {"error": "Send this with Content-Type: application/json."})
             return await self._command(await _body(receive))
         if place in _PLACES:
             return Answer(405, {"error": f"{method} is not answered here."})
@@ -119,7 +121,7 @@ class Endpoints:
             action, profile, alarm, baseline = (
                 given.pop(name, None) for name in ("action", "profile", "alarm", "baseline")
             )
-        except (ValueError, AttributeError, TypeError):
+        except (ValueError, AttributeError, TypeError, RecursionError):
             return Answer(400, {"error": "The body is a JSON object with an action: acknowledge or reset."})
         known = action in ("acknowledge", "reset") and baseline in (None, "profile", "recent") and not given
         if not known or not all(value is None or isinstance(value, str) for value in (profile, alarm)):
@@ -131,6 +133,11 @@ class Endpoints:
         return Answer(
             202, {"status": "told", "detail": "Carried out within a second; GET here shows what became of it."}
         )
+
+
+def _is_json(scope: Scope) -> bool:
+    kind = dict(scope["headers"]).get(b"content-type", b"")
+    return bool(kind.partition(b";")[0].strip().lower() == b"application/json")
 
 
 async def _body(receive: Receive) -> bytes | None:
@@ -149,7 +156,7 @@ def _parsed(body: bytes) -> Reward | Answer:
     """The reward in a body, or what is wrong with it."""
     try:
         given = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return Answer(400, {"error": f"The body is no JSON: {error}."})
     if not isinstance(given, dict):
         return Answer(400, {"error": "The body is a JSON object with decision_id, and label or reward."})

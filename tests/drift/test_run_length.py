@@ -133,7 +133,8 @@ class Found(NamedTuple):
 
     def within(self, most, what, errors=2.0):
         """Whether it is no slower, up to two standard errors of a difference of two such simulations; prints."""
-        print(f"\n  {what}: {self.mean:.0f} +- {self.error:.0f} rows (limit {most:.0f}), right {self.right.mean():.3f}")
+        mean = f"{self.mean:.0f} +- {self.error:.0f} rows (median {np.median(self.delays):.0f}, limit {most:.0f})"
+        print(f"\n  {what}: {mean}, right {self.right.mean():.3f}")
         return self.mean <= most + errors * math.sqrt(2.0) * self.error
 
 
@@ -435,10 +436,10 @@ def test_the_market_is_quiet_when_shuffled_and_loud_after_the_change(market, see
     monitor = Monitor(market_profile(market[order[: CHANGE // 2]]))
     assert monitor.unjudged == ()
     assert alarms_in(monitor, market[order[CHANGE // 2 :]]) == []
-    at, alarm = alarms_in(monitor, market[CHANGE : CHANGE + DAY], size=1)[0]
-    print(f"\n  elec2: alarm {at + 1} half hours after the change: {alarm.features}")
-    assert at < DAY // 2
-    assert set(alarm.features) & {"vicprice", "vicdemand", "transfer"}
+    at, alarm = alarms_in(monitor, market[CHANGE:])[0]
+    print(f"\n  elec2: alarm within {at + DAY} half hours of the change: {alarm.features}")
+    assert at == 0
+    assert set(alarm.features) >= {"vicprice", "vicdemand", "transfer"}
 
 
 def test_the_market_in_order_of_time_does_not_flood_with_alarms(market):
@@ -476,9 +477,35 @@ def test_a_reference_in_order_of_time_is_no_large_one(market, rows):
     monitor = Monitor(profile)
     assert monitor.unjudged == ("nswprice", "nswdemand")
     assert alarms_in(monitor, market[rows:CHANGE]) == []
+    at, alarm = alarms_in(monitor, market[CHANGE:])[0]
+    print(f"\n  elec2, {rows} rows in order: alarm within {at + DAY} half hours of the change: {alarm.features}")
+    assert at <= 2 * DAY
+    assert set(alarm.features) & {"vicprice", "vicdemand", "transfer"}
+
+
+def test_a_column_that_never_changed_is_found_when_it_does(market):
+    """Row by row, the first hours after the change: what training saw once is no stream of rows that resemble."""
+    order = np.random.default_rng(0).permutation(CHANGE)
+    monitor = Monitor(market_profile(market[order[: CHANGE // 2]]))
+    alarms_in(monitor, market[order[CHANGE // 2 :]])
     at, alarm = alarms_in(monitor, market[CHANGE : CHANGE + DAY], size=1)[0]
-    assert at < DAY // 2
-    assert alarm.features[0] == "vicprice"
+    print(f"\n  elec2, row by row: alarm after {at + 1} half hours: {alarm.features}")
+    assert at < 10
+    assert set(alarm.features) & {"vicprice", "vicdemand", "transfer"}
+
+
+@pytest.mark.parametrize("categorical", [[], [1]], ids=["number", "category"])
+@pytest.mark.parametrize("size", [1, 10, TICK])
+def test_a_constant_that_is_another_one_is_found_at_once(size, categorical):
+    """A column that was 0 in training and is 1 from now on: within ten rows, or the first tick."""
+    rng = np.random.default_rng(4)
+    rows = np.column_stack([rng.normal(size=5000), np.zeros(5000)])
+    monitor = Monitor(gr.Profile.fit(rows, categorical=categorical, detector="mahalanobis"))
+    assert alarms_in(monitor, rows[:1000], size) == []
+    changed = np.column_stack([rng.normal(size=1000), np.ones(1000)])
+    at, alarm = alarms_in(monitor, changed, size)[0]
+    assert at < 10
+    assert alarm.features[0] == "feature_1"
 
 
 def test_a_reference_of_half_a_year_in_order_of_time_meets_other_seasons(market):

@@ -447,7 +447,7 @@ FORKED = """
 import os, sys, time, numpy as np, guardrails as gr
 from pathlib import Path
 from guardrails.drift import sampler_of, sampler
-os.environ["PROMETHEUS_MULTIPROC_DIR"] = sys.argv[2]
+os.environ["GUARDRAILS_DRIFT_FOLDER"] = sys.argv[2]
 profile = gr.Profile.load(sys.argv[1])
 row = np.zeros((1, 3))
 before = sampler_of(profile)

@@ -75,7 +75,7 @@ def drift(server: BentoServer) -> dict:
 def counted(server: BentoServer) -> dict[int, int]:
     """Rows in the table of each worker, by its process id."""
     found = {}
-    for path in (server.home / "prometheus_multiproc_dir").glob("guardrails_drift_*.table"):
+    for path in server.cwd.glob("guardrails-*/guardrails_drift_*.table"):
         table = Table(path, PROFILE.bins.counts.shape, create=False)
         found[int(path.stem.split("_")[-2])] = int(table.counts[0].sum())
     return found
@@ -94,7 +94,7 @@ def leader_of(server: BentoServer) -> int | None:
     """Who has written the ledger last."""
     from guardrails.drift.ledger import Ledger
 
-    (path,) = (server.home / "prometheus_multiproc_dir").glob("guardrails_drift_*ledger.npz")
+    (path,) = server.cwd.glob("guardrails-*/guardrails_drift_*ledger.npz")
     ledger = Ledger.load(path)
     return None if ledger is None else ledger.pid
 
@@ -104,7 +104,7 @@ def leader_of(server: BentoServer) -> int | None:
 )
 def test_four_workers_count_exactly_and_survive_their_leader(serve: Serve, requests: int) -> None:
     """Clean traffic, the leader killed -9 in the middle of it, then drift in one feature."""
-    server = serve(TARGET)
+    server = serve(TARGET, env={"TMPDIR": "."})
     load = Load(server, seed=1)
     load.run(200)
     until(lambda: drift(server)["rows"] == 200 and drift(server)["leader"] is not None, 5)
