@@ -287,7 +287,7 @@ def show_drift(songs: BentoServer, digits: BentoServer) -> None:
     for part in range(0, len(moved), 100):
         send(songs, "recommend", [{"listener": [row.tolist()]} for row in moved[part : part + 100]])
         sent += 100
-        time.sleep(1.2)  # counts are weighed twice a second
+        time.sleep(2.2)  # counts are weighed every two seconds
         (now,) = drift_of(songs)
         if now["alarms"]:
             break

@@ -98,11 +98,15 @@ class Leader:
         temporary.write_text(json.dumps({"action": action, **details}), encoding="utf-8")
         temporary.replace(path.with_suffix(".json"))
 
-    def tick(self, totals: Totals) -> None:
-        """Lead, if nobody else does: weigh what has been counted since the last tick."""
+    def elect(self) -> bool:
+        """Lead, if nobody else does; whether this process leads."""
         if not (self._lock.held and self._lock.acquire()):  # what this process knew, if it has led before, is old
             self._ledger = self._watch = None
-        if not self._lock.acquire():
+        return self._lock.acquire()
+
+    def tick(self, totals: Totals) -> None:
+        """Lead, if nobody else does: weigh what has been counted since the last tick."""
+        if not self.elect():
             return
         ledger = self._ledger or self._take_over(totals)
         commands = sorted(self._folder.glob(f"{self._stem}command_*.json"))

@@ -42,7 +42,9 @@ MEMORY = 64 << 20
 """Bytes that the waiting rows may take."""
 LEAST_CAPACITY = 64
 INTERVAL = 0.5
-"""Seconds between two flushes, and about how long nobody judges after a leader was killed."""
+"""Seconds between two flushes, and about how long nobody leads after a leader was killed."""
+ROUNDS = 4
+"""Every so many flushes what was counted is published and judged: milliseconds that few requests should meet."""
 FOLDER_VARIABLE = "GUARDRAILS_DRIFT_FOLDER"
 PATIENCE = 6
 """How often a sampler that stops asks whether it may lead, 50 ms apart."""
@@ -86,6 +88,7 @@ class Sampler:
         self._before: Codes | None = None
         self.leader = Leader(profile, self.options, folder, stem, self._tables.examples)
         self._exposition: Exposition | None = None
+        self._unpublished = profile.bins.empty()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="guardrails-drift", daemon=True)
         self._thread.start()
@@ -125,7 +128,15 @@ class Sampler:
     def judge(self) -> None:
         """Lead, if nobody else does: weigh what all workers have counted."""
         with self._lock:
-            self.leader.tick(self._tables.totals())
+            if self.leader.elect():
+                self.leader.tick(self._tables.totals())
+
+    def publish(self) -> None:
+        """Add what was counted to the metrics."""
+        with self._lock:
+            if self._exposition is not None:
+                self._exposition.add(self._unpublished)
+                self._unpublished[:] = 0
 
     def close(self) -> None:
         """Count what waits, judge it, and stop."""
@@ -146,13 +157,18 @@ class Sampler:
 
     def _run(self) -> None:
         self._safely(self._expose)
+        rounds = 0
         while not self._closing.wait(INTERVAL):
-            self._round()
-        self._round()
+            rounds += 1
+            self._round(all_of_it=rounds % ROUNDS == 0)
+        self._round(all_of_it=True)
 
-    def _round(self) -> None:
+    def _round(self, *, all_of_it: bool = True) -> None:
         self._safely(self.flush)
-        self._safely(self.judge)
+        if all_of_it:
+            self._safely(self.publish)
+        if all_of_it or not self.leader.leads:
+            self._safely(self.judge)
         unreported = self._dropped - self._reported
         if unreported:
             metrics.drift_dropped().labels(self.profile.digest).inc(unreported)
@@ -170,7 +186,6 @@ class Sampler:
         seconds = RUN_LENGTH if self.options.in_rows else self.options.run_length
         exposition = Exposition(self.profile, run_length_seconds=seconds)
         with self._lock:
-            exposition.add(self._tables.own.counts)  # what a status page may have had counted before this thread ran
             self._exposition = exposition
 
     def _count(self, waiting: list[Sample]) -> None:
@@ -186,8 +201,7 @@ class Sampler:
         metrics.drift_rows().labels(self.profile.digest).inc(len(codes))
         if unreadable:
             metrics.drift_unreadable().labels(self.profile.digest).inc(unreadable)
-        if self._exposition is not None:
-            self._exposition.add(counts)
+        self._unpublished += counts
 
 
 def stream_of(profile: Profile) -> str:

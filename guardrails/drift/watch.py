@@ -34,6 +34,8 @@ class Dependence:
 
     def __init__(self, bins: Bins) -> None:
         self._neighbours = serial.Neighbours(bins)
+        # What never varied in training has no dependence to be weighed down for: that it varies now is the news.
+        self._constant = (bins.counts.max(axis=1) == bins.counts.sum(axis=1)) & (bins.counts.sum(axis=1) > 0)
         self.counts = np.zeros(bins.counts.shape)
         self.distances = np.zeros(len(bins.names))
         self.pairs = np.zeros(len(bins.names))
@@ -60,7 +62,7 @@ class Dependence:
         for rho.
         """
         seen = np.clip(self._neighbours.autocorrelation(self.counts, self.distances, self.pairs), 0.0, serial.LARGEST)
-        seen[seen * np.sqrt(self.pairs) < 2.0] = 0.0  # noqa: PLR2004
+        seen[self._constant | (seen * np.sqrt(self.pairs) < 2.0)] = 0.0  # noqa: PLR2004
         return np.asarray(workers * seen / (1.0 + (workers - 1) * seen))
 
 

@@ -318,7 +318,9 @@ def _with_outliers(bins: Bins, calibrated: CalibratedDetector) -> Bins:
     flags = (np.arange(n) < round(calibrated.share * n)).astype(float)
     # Both values have a bin, also where so few rows calibrate that none of them is an outlier.
     edges = np.array([[0.0, 1.0]])
-    flag = Bins((OUTLIER,), edges, np.array([True]), np.zeros((1, 5), np.int64))
+    # Where rows resemble their neighbours, so do their flags; no more than the features do.
+    rho = np.array([bins.rho.max()])
+    flag = Bins((OUTLIER,), edges, np.array([True]), np.zeros((1, 5), np.int64), rho)
     return bins.beside(replace(flag, counts=flag.count(flags[:, None])))
 
 

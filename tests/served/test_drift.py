@@ -134,7 +134,7 @@ def test_four_workers_count_exactly_and_survive_their_leader(serve: Serve, reque
 
     load.run(1_500, shift=0.8)
     until(lambda: drift(server)["verdict"] == "drift", 5)
-    time.sleep(1.2)  # until all of it is weighed
+    time.sleep(3.0)  # until all of it is weighed
     assert drift(server)["drifted"][0] == f"x{MOVED}"
     assert "higher" in drift(server)["alarms"][0]["sentence"]
     told = [json.loads(line) for line in (server.cwd / "alarms.jsonl").read_text().splitlines()]
