@@ -385,7 +385,7 @@ def test_a_folder_that_is_gone_does_not_stop_the_thread(made, profile, tmp_path)
     shutil.rmtree(folder)
     sampled.offer(X[:1], np.array([1]), None, 0)
     sampled._round()
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     sampled.offer(X[:1], np.array([1]), None, 0)
     sampled._round()
     assert sampled.state().rows == 2
