@@ -29,7 +29,7 @@ WORTH_HALVING = 0.02
 """Categories rarer than this are not watched for becoming rarer still."""
 ON_MISSING = 0.05
 """How much of a number's bet is on its values going missing."""
-CAUTION = {1e5: 0.3, 1e7: 0.5}
+CAUTION = {1e5: 0.34, 1e7: 0.5}
 """How dear the reference's own errors are, by the rows between two false alarms (see `discount`); between these, by the
 logarithm. 0.5 keeps the promise in theory; shorter runs keep it with less."""
 MOST_SURE = 2.5
@@ -78,7 +78,7 @@ def discount(error: float, divergence: float, threshold: float, careful: float) 
     Kesten 1973; the exponent solves E[e^theta] = 1 for a normal log-likelihood ratio). With z standard normal, that is
     ``exp(a^2 / 2 - a c) / A`` on average, ``a = error / divergence * log(A * divergence)``: c = a / 2 keeps the promise
     in this approximation, which counts references so unlucky that an alarm could not even come that often. Simulated,
-    c = 0.3 a keeps it up to 1e5 rows between false alarms (500 to 10,000 reference rows, 10 to 100 columns); longer
+    c = 0.34 a keeps it up to 1e5 rows between false alarms (500 to 10,000 reference rows, 10 to 100 columns); longer
     runs need more of it. A constant c keeps it for some of these only, and delays the others.
 
     Args:

@@ -131,6 +131,7 @@ class _Observer:
                 answer = answer.copy()  # the model may use its buffer again before it is counted
             elif isinstance(answer, str | bytes):
                 answer = None  # nothing to watch in it, and perhaps much of it
+            rows.__dict__.pop("values", None)  # boxed numbers that other guards have read need not wait, too
             self._offer(rows, answer, call.primary.index, 0, call.id)
         else:
             self._offer_one(call, rows, self._identity(call) >> 64, answer)

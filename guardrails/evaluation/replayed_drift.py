@@ -79,8 +79,8 @@ def replay_drift(records: Iterable[Record], profile: Profile, options: DriftOpti
         ...     for i, row in enumerate(rows)
         ... ]
         >>> document = replay_drift(records, profile).document()
-        >>> document["verdict"], document["drifted"], document["alarms"][0]["at"] > 60_000
-        ('drift', ['dose'], True)
+        >>> document["verdict"], document["drifted"][0], document["alarms"][0]["at"] > 60_000
+        ('drift', 'dose', True)
     """
     ordered = sorted({str(r["decision_id"]): r for r in records}.values(), key=lambda record: float(record["ts"]))
     # Their places stand in for their times: so each row says which decision it is of.

@@ -141,20 +141,21 @@ def test_four_workers_count_exactly_and_survive_their_leader(serve: Serve, reque
     assert len(told) == 1  # however often it was raised: once an hour
     assert told[0]["features"][0] == f"x{MOVED}"
     assert told[0]["examples"]
-    assert_metrics_tell(server)
+    assert_metrics_tell(server, leader)
     assert_it_can_be_answered(server)
     log = Path(server.log).read_text()
     assert "drift from" in log
     assert "Traceback" not in log
 
 
-def assert_metrics_tell(server: BentoServer) -> None:
-    """The alarm by feature, and all counts, over the workers."""
+def assert_metrics_tell(server: BentoServer, killed: int) -> None:
+    """The alarm by feature, and all counts, over the workers; of the killed one not what it had yet to publish."""
     lines = [line.rsplit(" ", 1) for line in server.get("/metrics").splitlines() if not line.startswith("#")]
     active = [name for name, value in lines if name.startswith("guardrails_drift_alarm{") and float(value) == 1]
     assert any(f'feature="x{MOVED}"' in name for name in active)
     counts = [float(v) for name, v in lines if name.startswith("guardrails_feature_bin_total{") and '"x0"' in name]
-    assert sum(counts) == sum(counted(server).values())
+    exact = counted(server)
+    assert sum(exact.values()) - exact[killed] <= sum(counts) <= sum(exact.values())
 
 
 def assert_it_can_be_answered(server: BentoServer) -> None:
