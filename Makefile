@@ -11,7 +11,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 export BENTOML_DO_NOT_TRACK := true
 unexport PYTHONPATH VIRTUAL_ENV PYTHONHOME
 
-.PHONY: help demo serve traces test test-full test-numpy2 lint types bench bench-quick bento backend clean
+.PHONY: help demo demo-loop serve traces test test-full test-numpy2 lint types bench bench-quick bento backend clean
 .DEFAULT_GOAL := help
 
 help:  ## what there is
@@ -25,6 +25,9 @@ serve: $(DEMO)/.ready  ## the same, and leave the services running until Ctrl-C
 
 traces: $(DEMO)/.ready $(BACKEND)/.ready  ## the same, with the traces in a real backend (Arize Phoenix)
 	@$(DEMO)/bin/python -m services.demo --keep --phoenix $(BACKEND)/bin/phoenix
+
+demo-loop: $(DEMO)/.ready  ## a recommender that retrains from its own log, with and without exploration and weights
+	@$(DEMO)/bin/python -m services.songs.loop
 
 test: $(TEST)/.ready  ## the whole suite; what is optional and missing (trace backend, Prometheus, Chromium) is skipped by name
 	@$(TEST)/bin/python -m pytest -q -m "not full"
@@ -45,19 +48,24 @@ lint: $(TEST)/.ready  ## ruff
 types: $(TEST)/.ready  ## mypy --strict
 	@$(TEST)/bin/mypy
 
-bench: $(TEST)/.ready  ## all benchmarks (about forty minutes)
+bench: $(TEST)/.ready  ## all benchmarks (about an hour)
 	@$(TEST)/bin/python -m benchmarks.overhead
 	@$(TEST)/bin/python -m benchmarks.detectors
 	@$(TEST)/bin/python -m benchmarks.two_sample
 	@$(TEST)/bin/python -m benchmarks.drift
+	@$(TEST)/bin/python -m benchmarks.exploration
+	@$(TEST)/bin/python -m benchmarks.closed_loop
 	@$(TEST)/bin/python -m benchmarks.served
-	@$(TEST)/bin/python -m benchmarks.drift_served
+	@$(TEST)/bin/python -m benchmarks.switched drift
+	@$(TEST)/bin/python -m benchmarks.switched records
 
-bench-quick: $(TEST)/.ready  ## a smoke of the benchmarks (four minutes)
+bench-quick: $(TEST)/.ready  ## a smoke of the benchmarks (five minutes)
 	@$(TEST)/bin/python -m benchmarks.overhead --quick
 	@$(TEST)/bin/python -m benchmarks.detectors --quick
 	@$(TEST)/bin/python -m benchmarks.two_sample --quick
 	@$(TEST)/bin/python -m benchmarks.drift --quick
+	@$(TEST)/bin/python -m benchmarks.exploration --quick
+	@$(TEST)/bin/python -m benchmarks.closed_loop --quick
 	@$(TEST)/bin/python -m benchmarks.served --quick
 
 bento: $(DEMO)/.ready  ## build the three services as bentos that carry this library

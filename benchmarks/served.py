@@ -133,7 +133,9 @@ class Server(NamedTuple):
 
 
 @contextmanager
-def running(service: str, folder: Path, store: Path, env: Mapping[str, str]) -> Iterator[Server]:
+def running(
+    service: str, folder: Path, store: Path, env: Mapping[str, str], module: str = SERVICES
+) -> Iterator[Server]:
     """Serve a service from a folder and a BENTOML_HOME of its own; stop it at the end, whatever happened."""
     shutil.copytree(store, folder / "home")
     port, log = _free_port(), folder / "server.log"
@@ -142,7 +144,7 @@ def running(service: str, folder: Path, store: Path, env: Mapping[str, str]) -> 
         "-m",
         "bentoml",
         "serve",
-        f"{SERVICES}:{service}",
+        f"{module}:{service}",
         "--host",
         "127.0.0.1",
         "--port",

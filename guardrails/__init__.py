@@ -9,6 +9,7 @@ from guardrails._version import __version__
 from guardrails.core.call import Call, Stage
 from guardrails.core.host import set_host
 from guardrails.core.pipeline import Pipeline, compose, pipeline_of
+from guardrails.decisions.outcomes import feedback
 from guardrails.errors import (
     BreakerOpen,
     DecisionStoreError,
@@ -59,6 +60,7 @@ __all__ = [
     "exploration",
     "explore",
     "fall_back",
+    "feedback",
     "guarded",
     "install",
     "last_good",

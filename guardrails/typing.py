@@ -63,10 +63,16 @@ class Detector(Protocol):
 
 @runtime_checkable
 class Policy(Protocol):
-    """An exploration policy: scores to probabilities, exactly, with no state and no randomness of its own."""
+    """An exploration policy: scores to probabilities, exactly, with no state and no randomness of its own.
+
+    A policy of actions needs no more than this. Policies of lists say ``kind = "ranking"`` and have `sample` and
+    `organic`, too (`guardrails.exploration.rankings.RankingPolicy`); those of a threshold ``kind = "threshold"`` and
+    `greedy`; those of numbers ``kind = "value"``, and a density `pdf` and `sample` in place of `pmf`.
+    `guardrails.testing.check_policy` checks one of your own, of any kind.
+    """
 
     def pmf(self, scores: Scores, /) -> Probabilities:
-        """Probabilities of the actions for scores of shape ``(K,)`` or ``(n, K)``."""
+        """Probabilities of the actions for scores of shape ``(K,)`` or ``(n, K)``; the last axis sums to one."""
 
 
 @runtime_checkable

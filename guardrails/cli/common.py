@@ -30,7 +30,7 @@ def decisions(url: str, since: float | None, api: str | None) -> list[dict[str, 
     """The decisions of a store, with their rewards, oldest first."""
     import sqlalchemy as sa
 
-    from guardrails.decisions.store import DecisionStore
+    from guardrails.decisions.stores.store import DecisionStore
     from guardrails.errors import DecisionStoreError
 
     try:

@@ -6,6 +6,8 @@ import click
 
 from guardrails._version import __version__
 from guardrails.cli.drift import drift
+from guardrails.cli.evaluate import evaluate
+from guardrails.cli.export import export
 from guardrails.cli.recalibrate import recalibrate
 from guardrails.cli.replay import replay
 from guardrails.cli.rules import rules
@@ -18,5 +20,5 @@ def main() -> None:
     """Look after guarded BentoML services."""
 
 
-for command in (show, drift, rules, recalibrate, replay):
+for command in (show, drift, rules, recalibrate, replay, export, evaluate):
     main.add_command(command)

@@ -29,6 +29,9 @@ class Host(Protocol):
     def at_shutdown(self, owner: Any, close: Callable[[], None]) -> None:
         """Call ``close`` once when the worker that serves ``owner`` stops."""
 
+    def workers(self, owner: Any) -> int:
+        """How many processes on this host serve ``owner``."""
+
     def pinned(self, owner: type, tag: str) -> str:
         """The exact tag the running bento was built with, for a tag such as ``name:latest``."""
 
@@ -72,6 +75,10 @@ class PlainHost:
         import atexit
 
         atexit.register(close)
+
+    def workers(self, owner: Any) -> int:  # noqa: ARG002
+        """This one."""
+        return 1
 
     def pinned(self, owner: type, tag: str) -> str:  # noqa: ARG002
         """Nothing is pinned."""

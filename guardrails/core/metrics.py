@@ -87,6 +87,13 @@ def decisions_dropped() -> Counter:
 
 
 @functools.cache
+def decisions_store_down() -> Gauge:
+    """Whether a decision store takes nothing."""
+    text = "1 while a decision store does not take records, in any worker; they wait as long as the queue has room."
+    return gauge("guardrails_decisions_store_down", text, ("store",), "livemax")
+
+
+@functools.cache
 def drift_rows() -> Counter:
     """Rows counted for drift."""
     return counter(semconv.DRIFT_ROWS_TOTAL, "Sampled rows counted against the reference.", ("profile",))

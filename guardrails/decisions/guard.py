@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -17,6 +19,7 @@ from guardrails.core.method import Method
 from guardrails.core.payload import one_row
 from guardrails.core.pipeline import brief
 from guardrails.decisions.records import Decision
+from guardrails.decisions.sinks import Spec, open_sink
 from guardrails.typing import Hooks, Sink
 
 Features = Literal["store", "hash", "none"]
@@ -27,34 +30,34 @@ class Record:
     """Write a decision for every row (`install` and `explore` add it; it is no decorator of its own).
 
     Args:
-        decisions: an SQLAlchemy URL, or a sink that takes each `Decision`.
+        decisions: a store's URL, a sink that takes each `Decision`, or a list of these.
         features: what a record keeps of the row: ``"store"``, ``"hash"`` or ``"none"``.
+        model: the attribute of the service that names the model, where no profile does.
     """
 
-    decisions: str | Sink
+    decisions: Spec
     features: Features = "none"
+    model: str | None = None
     name: ClassVar[str] = "record"
     stage: Stage = Stage.RECORD
     __repr__ = brief
 
     def bind(self, method: Method) -> Hooks:
         """Open the log, once per worker."""
-        sink: Any = self.decisions
-        if isinstance(sink, str):
-            from guardrails.decisions.writer import open_log
-
-            sink = open_log(sink)
+        sink: Any = open_sink(self.decisions)
+        if sink is not self.decisions:
             host().at_shutdown(method.owner, sink.close)
-        return Hooks(after=_Recorder(sink, self.features, method).after)
+        return Hooks(after=_Recorder(sink, self, method).after)
 
 
 class _Recorder:
     """What one recorded method needs at run time."""
 
-    def __init__(self, sink: Sink, features: Features, method: Method) -> None:
-        self._sink, self._features, self._api = sink, features, method.name
+    def __init__(self, sink: Sink, options: Record, method: Method) -> None:
+        self._sink, self._features, self._api = sink, options.features, method.name
+        self._model = _model_of(method, options.model)
         self._batchable = method.batchable
-        self._at = method.argument() if features != "none" else None
+        self._at = method.argument() if options.features != "none" else None
 
     def after(self, call: Call) -> None:
         trace_id = call.trace_id
@@ -65,15 +68,21 @@ class _Recorder:
             "api": self._api,
             "trace_id": f"{trace_id:032x}" if trace_id else None,
             "profile": call.attributes_seen.get(semconv.PROFILE_TAG),
-            "model": call.attributes_seen.get(semconv.MODEL_TAG),
+            "model": call.attributes_seen.get(semconv.MODEL_TAG) or self._model(),
             "duration": time.perf_counter() - call.started,
             "error_type": type(call.error).__name__ if call.error is not None else None,
         }
         if call.count() == 1:
             self._sink(self._decision(call, 0, call.id, call.parts[0], shared))
             return
+        failed: Exception | None = None
         for row, part in enumerate(call.part_of_row()):
-            self._sink(self._decision(call, row, f"{call.id}/{row}", part, shared))
+            try:
+                self._sink(self._decision(call, row, f"{call.id}/{row}", part, shared))
+            except Exception as error:  # noqa: BLE001  # one row's trouble must not cost the others their records
+                failed = error
+        if failed is not None:
+            raise failed
 
     def _decision(self, call: Call, row: int, decision_id: str, part: Part, shared: dict[str, Any]) -> Decision:
         reason = part.reason or (semconv.ERROR if call.error is not None else None)
@@ -96,6 +105,18 @@ class _Recorder:
         else:  # no guard has a profile to read them by: as they came
             values = None if self._at is None else one_row(call.payload(self._at), row)
         if values is None or self._features == "store":
-            return values.copy() if isinstance(values, np.ndarray) else values
+            return values.copy() if isinstance(values, np.ndarray) else copy.deepcopy(values)
         content = values.tobytes() if isinstance(values, np.ndarray) else repr(values).encode()
         return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _model_of(method: Method, attribute: str | None) -> Callable[[], str | None]:
+    """Tells which model answers: a stored model's tag is known once and for all, anything else is asked each time."""
+    if attribute is None or method.owner is None:
+        return lambda: None
+    owner = method.owner
+    tag = getattr(getattr(owner, attribute), "tag", None)
+    if tag is not None:
+        known = str(tag)
+        return lambda: known
+    return lambda: str(getattr(owner, attribute))

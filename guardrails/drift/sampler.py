@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import shutil
-import tempfile
 import threading
 import time
 from collections import deque
@@ -22,6 +20,7 @@ import numpy as np
 
 from guardrails.core import metrics
 from guardrails.core.payload import Index, RowSet, counts_rows, take
+from guardrails.core.shared_folder import shared_folder
 from guardrails.drift.leader import Leader
 from guardrails.drift.options import RUN_LENGTH, DriftOptions
 from guardrails.drift.reading import Reader, Said, Sample, outputs
@@ -82,7 +81,7 @@ class Sampler:
         self._capacity = _capacity(len(profile.schema.features)) if capacity is None else capacity
         self._dropped = self._reported = 0  # written by requests, written by the flusher
         self._lock = threading.Lock()
-        folder, stem = folder or _shared_folder(), f"guardrails_drift_{stream_of(profile)}_"
+        folder, stem = folder or _folder(), f"guardrails_drift_{stream_of(profile)}_"
         self._tables = HostTables(folder, stem, profile.bins.counts.shape)  # type: ignore[arg-type]
         self._reader, self._neighbours = Reader(profile), Neighbours(profile.bins)
         self._before: Codes | None = None
@@ -235,42 +234,13 @@ def of_one_row(rows: RowSet, answer: Any, at: int) -> tuple[RowSet, Any]:
     return picked, take(answer, index) if counts_rows(answer, n) else Said(outputs(answer, at, n))
 
 
-def _shared_folder() -> Path:
-    """A folder for the workers of this server and nobody else, of this user's own; one for this process elsewhere.
-
-    ``GUARDRAILS_DRIFT_FOLDER`` names another: on a local disk, of one server only, empty when it starts.
-
-    Not BentoML's folder for metrics, although it has one: whoever starts another server with the same BENTOML_HOME
-    empties that under this one.
-    """
+def _folder() -> Path:
+    """The server's shared folder; ``GUARDRAILS_DRIFT_FOLDER`` names another, empty when it starts, on a local disk."""
     named = os.environ.get(FOLDER_VARIABLE)
     if named:
         Path(named).mkdir(parents=True, exist_ok=True)
         return Path(named)
-    alone = Path(tempfile.gettempdir())
-    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:  # no worker of a server
-        return Path(tempfile.mkdtemp(prefix="guardrails-"))
-    import psutil
-
-    supervisor = psutil.Process(os.getppid())
-    owner = os.getuid() if hasattr(os, "getuid") else 0
-    folder = alone / f"guardrails-{owner}-{supervisor.pid}-{int(supervisor.create_time() * 100)}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if hasattr(os, "getuid") and folder.stat().st_uid != owner:
-        logger.warning("%s belongs to somebody else: this worker judges drift by itself", folder)
-        return Path(tempfile.mkdtemp(prefix="guardrails-"))
-    _sweep(alone, f"guardrails-{owner}-")
-    return folder
-
-
-def _sweep(where: Path, prefix: str) -> None:
-    """Remove what servers that are gone have left."""
-    import psutil
-
-    for folder in where.glob(f"{prefix}*-*"):
-        pid = folder.name.removeprefix(prefix).partition("-")[0]
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
-            shutil.rmtree(folder, ignore_errors=True)
+    return shared_folder()
 
 
 _samplers: dict[str, Sampler] = {}

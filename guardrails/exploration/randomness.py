@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import accumulate
 
 import numpy as np
@@ -16,12 +17,15 @@ import numpy as np
 from guardrails.typing import Probabilities
 
 _PERSON = b"guardrails/ex/v1"
+_PERSON_OF_UNITS = b"guardrails/un/v1"
+_STREAM = b"guardrails/st/v1"
 _SCALE = 2.0**-53
 _SHORTEST, _LONGEST = 16, 64
 _WORDS = range(4)
 _TOLERANCE = 1e-6
-PICK = 1
-"""The word that picks the action; word 0 is kept for gates (ramps, log sampling), so that both stay independent."""
+GATE, PICK = 0, 1
+"""Which word decides what: whether a unit is in the ramp, and which action. Apart, because a number that has opened a
+gate is a small one: used again for the pick, it would always pick the first."""
 
 
 def uniform(unit: str | bytes, key: bytes, word: int = PICK) -> float:
@@ -35,13 +39,18 @@ def uniform(unit: str | bytes, key: bytes, word: int = PICK) -> float:
     Raises:
         ValueError: the key is too short or too long, or there is no such word.
     """
-    if not _SHORTEST <= len(key) <= _LONGEST:
-        raise ValueError(f"a key of {len(key)} bytes; a secret has 16 to 64")
     if word not in _WORDS:
         raise ValueError(f"word={word!r}: there are four, 0 to 3")
-    text = unit.encode() if isinstance(unit, str) else unit
-    digest = hashlib.blake2b(text, digest_size=32, key=key, person=_PERSON).digest()
-    return (int.from_bytes(digest[8 * word : 8 * word + 8], "little") >> 11) * _SCALE
+    keyed = _keyed(key).copy()  # the key's own block is hashed once, not once a draw
+    keyed.update(unit.encode() if isinstance(unit, str) else unit)
+    return (int.from_bytes(keyed.digest()[8 * word : 8 * word + 8], "little") >> 11) * _SCALE
+
+
+@lru_cache(maxsize=64)
+def _keyed(key: bytes) -> hashlib.blake2b:
+    if not _SHORTEST <= len(key) <= _LONGEST:
+        raise ValueError(f"a key of {len(key)} bytes; a secret has 16 to 64")
+    return hashlib.blake2b(digest_size=32, key=key, person=_PERSON)
 
 
 def draw(pmf: Probabilities | Sequence[float], unit: str | bytes, key: bytes) -> int:
@@ -56,7 +65,7 @@ def draw(pmf: Probabilities | Sequence[float], unit: str | bytes, key: bytes) ->
         The action's index; never one of probability zero.
 
     Raises:
-        ValueError: the probabilities do not sum to one, or the key is too short or too long.
+        ValueError: the probabilities do not sum to one, one is negative, there are none; or the key is no key.
 
     Example:
         >>> import numpy as np
@@ -64,10 +73,64 @@ def draw(pmf: Probabilities | Sequence[float], unit: str | bytes, key: bytes) ->
         >>> draw(np.array([0.0, 1.0, 0.0]), "request-1", b"0123456789abcdef")
         1
     """
-    cumulative = list(accumulate(pmf.tolist() if isinstance(pmf, np.ndarray) else pmf))
+    probabilities = pmf.tolist() if isinstance(pmf, np.ndarray) else pmf
+    if not len(probabilities) or min(probabilities) < 0.0:
+        raise ValueError(
+            "there are no probabilities to draw by" if not len(probabilities) else "a probability is negative"
+        )
+    cumulative = list(accumulate(probabilities))
     total = cumulative[-1]
     if not abs(total - 1.0) < _TOLERANCE:
         raise ValueError(f"the probabilities sum to {total}, not to one")
     threshold = uniform(unit, key) * total
     # "right": an action begins where the one before it ends, so one of probability zero is never hit.
     return bisect_right(cumulative, threshold)
+
+
+def token(unit: str, key: bytes) -> str:
+    """What stands for a user in records: the same for the same user and key, and nobody without the key knows whom.
+
+    Returns:
+        32 hex digits. A draw that is keyed by a user is keyed by this, so that the record alone replays it.
+    """
+    return hashlib.blake2b(
+        unit.encode(errors="surrogatepass"), digest_size=16, key=key, person=_PERSON_OF_UNITS
+    ).hexdigest()
+
+
+def uniforms(unit: str | bytes, key: bytes) -> Callable[[int], list[float]]:
+    """As many numbers in [0, 1) as a list of candidates needs, all fixed by unit and key.
+
+    They come from SHAKE-128 over the key and the unit (a sponge keyed by its prefix, FIPS 202): asked for more, it
+    goes on where it was.
+
+    Args:
+        unit: what is randomised.
+        key: the secret, 16 to 64 bytes.
+
+    Returns:
+        A function of n that returns the first n numbers of this unit's stream.
+
+    Example:
+        >>> from guardrails.exploration.randomness import uniforms
+        >>> numbers = uniforms("request-1", b"0123456789abcdef")
+        >>> numbers(3) == numbers(5)[:3]
+        True
+    """
+    if not _SHORTEST <= len(key) <= _LONGEST:
+        raise ValueError(f"a key of {len(key)} bytes; a secret has 16 to 64")
+    text = unit.encode() if isinstance(unit, str) else unit
+    # The key's length first: no other key and unit make the same bytes.
+    sponge = hashlib.shake_128(_STREAM + bytes([len(key)]) + key + text)
+
+    def numbers(n: int) -> list[float]:
+        words = np.frombuffer(sponge.digest(8 * n), dtype="<u8")
+        found: list[float] = ((words >> np.uint64(11)) * _SCALE).tolist()
+        return found
+
+    return numbers
+
+
+def salt_id_of(key: bytes) -> str:
+    """What names a key in records, without giving it away: 12 hex digits."""
+    return hashlib.sha256(b"guardrails salt id" + key).hexdigest()[:12]

@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import inspect
 import logging
+import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -95,6 +96,16 @@ class BentoHost:
             if close not in closers:
                 closers.append(close)
         prepare_shutdown(type(owner))
+
+    def workers(self, owner: Any) -> int:
+        """As ``@bentoml.service(workers=...)`` says; one outside of a server."""
+        service = service_of(type(owner))
+        if service is None or not _serving.is_set():
+            return 1
+        asked = service.config.get("workers", 1)
+        if asked == "cpu_count":
+            return os.cpu_count() or 1
+        return max(len(asked) if isinstance(asked, list) else int(asked or 1), 1)
 
     def pinned(self, owner: type, tag: str) -> str:
         """The version in the running bento: ``bentoml serve`` itself would take the newest one on this machine."""

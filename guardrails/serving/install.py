@@ -11,6 +11,7 @@ import bentoml
 
 from guardrails.core.pipeline import MARK, Pipeline
 from guardrails.decisions.guard import Features, Record
+from guardrails.decisions.sinks import Spec, databases_in
 from guardrails.errors import DecorationError
 from guardrails.fallbacks.ceiling import FallbackShare
 from guardrails.profile.profile import Profile
@@ -41,7 +42,12 @@ class install:  # noqa: N801  # a decorator is read as a verb
 
     Args:
         profile: the service's profile, by reference or in hand; for the bento and for the status.
-        decisions: ``sqlite:///decisions.db`` or a PostgreSQL URL (SQLAlchemy's form); None records nothing.
+        decisions: ``sqlite:///decisions.db`` or a PostgreSQL URL (SQLAlchemy's form), ``otlp+http://host:4318/v1/logs``
+            (a Collector), a function that takes each record, or a list of these; None records nothing.
+        model: the attribute of the service that names the model in records, for services without a profile (whose
+            model it would be): a stored model, or a text that may change when the service retrains. By default the
+            service's one ``BentoModel``, if it has exactly one.
+        retention: how long a database keeps decisions and what became of them, such as ``"90d"``; None is for ever.
         path: where the endpoints are.
         token: when set, the endpoints want ``Authorization: Bearer <token>``.
         features: what a decision record keeps of the row: ``"store"``, ``"hash"`` or ``"none"``.
@@ -59,13 +65,15 @@ class install:  # noqa: N801  # a decorator is read as a verb
     """
 
     profile: Profile | ProfileRef | None = None
-    decisions: str | None = None
+    decisions: Spec | None = None
     path: str = "/guardrails"
     token: str | None = None
     features: Features = "none"
     asgi_spans: bool = False
     fallback_ceiling: float | None = None
     batch_links: bool = False
+    retention: float | str | None = None
+    model: str | None = None
 
     def __post_init__(self) -> None:
         if not self.path.startswith("/") or self.path == "/":
@@ -89,11 +97,14 @@ class install:  # noqa: N801  # a decorator is read as a verb
             raise DecorationError(f"{service.name} has @guardrails.install twice. Keep one.")
         pipelines = guarded_apis(service)
         _verify(service.inner, pipelines)
-        worker = Worker(service.name, pipelines, self.profile, self.decisions, asgi_spans=self.asgi_spans)
+        worker = Worker(
+            service.name, pipelines, self.profile, self.decisions, retention=self.retention, asgi_spans=self.asgi_spans
+        )
         installed: tuple[Guard, ...] = (FallbackShare(self.fallback_ceiling),)
         if self.decisions is not None:
-            installed += (Record(self.decisions, self.features),)
-            setattr(service.inner, DEPLOYMENT_HOOK, bentoml.on_deployment(_prepare_store(self.decisions)))
+            model = self.model or _only_model(service.inner, getattr(self.profile, "tag", None))
+            installed += (Record(self.decisions, self.features, model),)
+            setattr(service.inner, DEPLOYMENT_HOOK, bentoml.on_deployment(_prepare_stores(self.decisions)))
         setattr(service.inner, INSTALLED, installed)
         prepare_shutdown(service.inner)
         tag = getattr(self.profile, "tag", None)
@@ -129,15 +140,27 @@ def _verify(cls: type, pipelines: dict[str, Pipeline]) -> None:
                 verify(method)
 
 
-def _prepare_store(url: str) -> Any:
+def _only_model(cls: type, profile: str | None) -> str | None:
+    """The class's one stored model, the profile apart."""
+    from bentoml.models import BentoModel
+
+    known = {name: value for one in reversed(cls.__mro__) for name, value in vars(one).items()}
+    names = [name for name, value in known.items() if isinstance(value, BentoModel) and str(value.tag) != profile]
+    return names[0] if len(names) == 1 else None
+
+
+def _prepare_stores(decisions: Spec) -> Any:
+    urls = databases_in(decisions)
+
     def prepare() -> None:
         """Make the tables once, before the workers start."""
-        from guardrails.decisions.store import DecisionStore
+        from guardrails.decisions.stores.store import DecisionStore
 
         try:
-            store = DecisionStore(url)
-            store.create()
-            store.close()
+            for url in urls:
+                store = DecisionStore(url)
+                store.create()
+                store.close()
         except Exception:  # the workers' writers try again; a store that is down never keeps a service down
             logger.exception("the decision store could not be prepared; records will wait for it")
 

@@ -7,19 +7,19 @@ import os
 import threading
 import time
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from guardrails._version import __version__
 from guardrails.core.host import host
 from guardrails.core.pipeline import Pipeline, Plan
+from guardrails.decisions.sinks import Sinks, Spec, databases_in, open_sink
+from guardrails.decisions.writer import DecisionLog
 from guardrails.drift.sampler import samplers
 from guardrails.evaluation.verdict import Stream
 from guardrails.profile.profile import Profile
 from guardrails.profile.reference import ProfileRef, resolve
 from guardrails.serving.host import settle_media_type
-
-if TYPE_CHECKING:
-    from guardrails.decisions.writer import DecisionLog
+from guardrails.serving.loop_status import LoopStatus
 
 logger = logging.getLogger("guardrails")
 
@@ -34,7 +34,8 @@ class Worker:
         service: the service's name.
         pipelines: its guarded methods.
         profile: the profile `install` was given, if any.
-        decisions: the store's URL, if there is one.
+        decisions: where decisions go, if they are kept.
+        retention: how long a database keeps them.
         asgi_spans: whether the ASGI layer's own spans stay in the traces.
 
     Attributes:
@@ -46,16 +47,18 @@ class Worker:
         service: str,
         pipelines: dict[str, Pipeline],
         profile: Profile | ProfileRef | None,
-        decisions: str | None,
+        decisions: Spec | None,
         *,
+        retention: float | str | None = None,
         asgi_spans: bool = False,
     ) -> None:
         self._asgi_spans = asgi_spans
         self.service, self.pipelines = service, pipelines
-        self._spec, self._url = profile, decisions
+        self._spec, self._kept, self._retention = profile, decisions, retention
         self.profile: Profile | None = None
         self.problem: str | None = "starting"
-        self.log: DecisionLog | None = None
+        self.log: DecisionLog | Sinks | None = None
+        self._loop: LoopStatus | None = None
         self._plans: dict[str, Plan] = {}
         self._started = time.time()
 
@@ -92,10 +95,10 @@ class Worker:
 
     def _try(self, instance: Any) -> bool:
         try:
-            if self._url is not None:
-                from guardrails.decisions.writer import open_log
-
-                self.log = open_log(self._url)
+            if self._kept is not None:
+                sink = open_sink(self._kept, self._retention)
+                self.log = sink if isinstance(sink, DecisionLog | Sinks) else None
+                self._loop = self._loop or _loop_of(self._kept)
             if self._spec is not None:
                 self.profile = resolve(self._spec, instance)
             for name, pipeline in self.pipelines.items():
@@ -128,7 +131,7 @@ class Worker:
 
     def _decisions(self) -> dict[str, Any] | None:
         log = self.log
-        if log is None:
+        if log is None or log.store is None:
             return None
         return {
             "store": log.store.url,
@@ -145,6 +148,10 @@ class Worker:
         """As ``GET /guardrails/drift`` answers it: every watched stream in full, over all workers of the host."""
         return [Stream.of(sampler).document() for sampler in samplers()]
 
+    def loop(self) -> dict[str, Any] | None:
+        """As ``GET /guardrails/loop`` answers it: how strong the feedback loop is, by the store; None without one."""
+        return None if self._loop is None else self._loop.latest()
+
     def command_drift(self, action: str, profile: str | None, **details: Any) -> int:
         """Leave word for whoever judges drift on this host.
 
@@ -155,6 +162,11 @@ class Worker:
         for sampler in chosen:
             sampler.leader.command(action, **details)
         return len(chosen)
+
+
+def _loop_of(kept: Spec) -> LoopStatus | None:
+    databases = databases_in(kept)
+    return LoopStatus(databases[0]) if databases else None
 
 
 def _iso(seconds: float) -> str:

@@ -2,6 +2,16 @@
 
 from guardrails.testing.checks import check_detector, check_policy, strict
 from guardrails.testing.otlp import OtlpReceiver, ReceivedSpan
+from guardrails.testing.rankings import check_ranking
 from guardrails.testing.server import BentoServer, free_port
 
-__all__ = ["BentoServer", "OtlpReceiver", "ReceivedSpan", "check_detector", "check_policy", "free_port", "strict"]
+__all__ = [
+    "BentoServer",
+    "OtlpReceiver",
+    "ReceivedSpan",
+    "check_detector",
+    "check_policy",
+    "check_ranking",
+    "free_port",
+    "strict",
+]

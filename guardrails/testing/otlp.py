@@ -1,11 +1,10 @@
-"""A collector for tests and demos: receive spans over OTLP/HTTP and look at them."""
+"""A collector for tests and demos: receive spans and log records over OTLP/HTTP and look at them."""
 
 from __future__ import annotations
 
 import gzip
 import json
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -33,9 +32,29 @@ class ReceivedSpan:
         return (self.end_ns - self.start_ns) / 1e6
 
 
+@dataclass(frozen=True)
+class ReceivedLog:
+    """One log record as it came over OTLP."""
+
+    event_name: str
+    time_ns: int
+    trace_id: str | None
+    span_id: str | None
+    body: Any
+    attributes: dict[str, Any]
+    service: str
+
+
 @dataclass
 class OtlpReceiver:
-    """An OTLP/HTTP endpoint on 127.0.0.1 that keeps the spans it receives: a collector for tests and demos.
+    """An OTLP/HTTP endpoint on 127.0.0.1 that keeps what it receives: a collector for tests and demos.
+
+    Args:
+        port: where it listens; 0 is any that is free.
+
+    Attributes:
+        spans, logs: what came, in the order it came.
+        answer: the status of every answer. With another than 200, nothing is kept.
 
     Example:
         >>> from guardrails.testing import OtlpReceiver
@@ -45,10 +64,13 @@ class OtlpReceiver:
     """
 
     spans: list[ReceivedSpan] = field(default_factory=list)
+    logs: list[ReceivedLog] = field(default_factory=list)
+    answer: int = 200
+    port: int = 0
     _server: ThreadingHTTPServer | None = None
 
     def __enter__(self) -> OtlpReceiver:
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self.spans.extend))
+        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), _handler(self))
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         return self
@@ -65,6 +87,11 @@ class OtlpReceiver:
             raise RuntimeError("enter the receiver first: with OtlpReceiver() as receiver: ...")
         return f"http://127.0.0.1:{self._server.server_address[1]}/v1/traces"
 
+    @property
+    def logs_endpoint(self) -> str:
+        """The value for ``OTEL_EXPORTER_OTLP_LOGS_ENDPOINT``."""
+        return self.endpoint.removesuffix("/v1/traces") + "/v1/logs"
+
     def traces(self) -> dict[str, list[ReceivedSpan]]:
         """The spans by trace, each trace in the order of its start times."""
         found: dict[str, list[ReceivedSpan]] = {}
@@ -73,15 +100,19 @@ class OtlpReceiver:
         return found
 
 
-def _handler(keep: Callable[[list[ReceivedSpan]], None]) -> type[BaseHTTPRequestHandler]:
+def _handler(receiver: OtlpReceiver) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             if self.headers.get("Content-Encoding") == "gzip":
                 body = gzip.decompress(body)
-            keep(_parse(body))
+            if receiver.answer == 200:  # noqa: PLR2004
+                if self.path.endswith("/v1/logs"):
+                    receiver.logs.extend(_parse_logs(body))
+                else:
+                    receiver.spans.extend(_parse(body))
             answer = json.dumps({}).encode() if "json" in self.headers.get("Content-Type", "") else b""
-            self.send_response(200)
+            self.send_response(receiver.answer)
             self.send_header("Content-Type", self.headers.get("Content-Type", "application/x-protobuf"))
             self.send_header("Content-Length", str(len(answer)))
             self.end_headers()
@@ -118,6 +149,29 @@ def _span(span: Any, service: str) -> ReceivedSpan:
         events=tuple(event.name for event in span.events),
         service=service,
         links=tuple(link.span_id.hex() for link in span.links),
+    )
+
+
+def _parse_logs(body: bytes) -> list[ReceivedLog]:
+    from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+
+    logs = []
+    for resource in ExportLogsServiceRequest.FromString(body).resource_logs:
+        service = _attributes(resource.resource.attributes).get("service.name", "")
+        for scope in resource.scope_logs:
+            logs += [_log(record, service) for record in scope.log_records]
+    return logs
+
+
+def _log(record: Any, service: str) -> ReceivedLog:
+    return ReceivedLog(
+        event_name=record.event_name,
+        time_ns=record.time_unix_nano,
+        trace_id=record.trace_id.hex() or None,
+        span_id=record.span_id.hex() or None,
+        body=_value(record.body),
+        attributes=_attributes(record.attributes),
+        service=service,
     )
 
 

@@ -13,7 +13,7 @@ import guardrails as gr
 from guardrails.cli import drift as cli
 from guardrails.cli.drift import drift
 from guardrails.decisions.records import Decision
-from guardrails.decisions.store import DecisionStore
+from guardrails.decisions.stores.store import DecisionStore
 
 TOKEN = "s3cret"
 RNG = np.random.default_rng(0)

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 import guardrails as gr
 from guardrails.cli.drift_test import drift_test, lines
 from guardrails.decisions.records import Decision, Reward
-from guardrails.decisions.store import DecisionStore
+from guardrails.decisions.stores.store import DecisionStore
 from guardrails.drift.by_rows.rows import MIXED, NOT_KEPT, OF_ONE_REQUEST, OTHER_PROFILE, reference_rows, stored_rows
 from guardrails.drift.by_rows.verdicts import DriftReport
 from guardrails.errors import GuardrailsError

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from guardrails.decisions import Decision, DecisionLog, Reward, writer
-from guardrails.decisions.store import DecisionStore
+from guardrails.decisions.stores.store import DecisionStore
 from guardrails.errors import DecisionStoreError
 
 
@@ -253,7 +253,7 @@ def test_a_record_the_database_refuses_is_dropped_and_the_rest_is_written(log, p
 
 def test_a_locked_database_is_waited_for(log, path, monkeypatch):
     """Somebody else's long transaction: callers go on, the rows come when it is over."""
-    monkeypatch.setattr("guardrails.decisions.store.BUSY_TIMEOUT", 0.05)
+    monkeypatch.setattr("guardrails.decisions.stores.store.BUSY_TIMEOUT", 0.05)
     log(decision("a"))
     assert log.flush()
     log.store.close()  # the next connection waits for .05 s only
@@ -272,7 +272,7 @@ def test_a_locked_database_is_waited_for(log, path, monkeypatch):
 
 def test_a_database_locked_from_the_start_is_waited_for(path, monkeypatch):
     """Also before the tables are there."""
-    monkeypatch.setattr("guardrails.decisions.store.BUSY_TIMEOUT", 0.05)
+    monkeypatch.setattr("guardrails.decisions.stores.store.BUSY_TIMEOUT", 0.05)
     store = DecisionStore(f"sqlite:///{path}")
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
@@ -348,7 +348,7 @@ def test_a_store_that_may_only_be_read_never_raises(path):
 WRITES = """
 import itertools, sys
 from guardrails.decisions import Decision, DecisionLog, writer
-from guardrails.decisions.store import DecisionStore
+from guardrails.decisions.stores.store import DecisionStore
 import numpy as np
 writer.INTERVAL = 0.01
 log = DecisionLog(DecisionStore(sys.argv[1]))

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from guardrails.decisions import Decision, Reward
 from guardrails.decisions.records import VERSION
-from guardrails.decisions.store import DECISIONS, REWARDS, DecisionStore
+from guardrails.decisions.stores.store import DECISIONS, REWARDS, DecisionStore
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 FINITE = st.floats(allow_nan=False, allow_infinity=False)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ import guardrails as gr
 from guardrails.core.pipeline import attach
 from guardrails.decisions import Decision
 from guardrails.decisions.guard import Record
-from guardrails.decisions.store import DECISIONS, REWARDS, DecisionStore
+from guardrails.decisions.records import VERSION
+from guardrails.decisions.stores.store import DECISIONS, REWARDS, DecisionStore
 from guardrails.decisions.writer import DecisionLog
 
 ORDINARY, OUTLIER = [0.1, 0.2], [6.0, -6.0]
@@ -67,8 +70,8 @@ def test_an_old_store_is_taken_as_it_is(tmp_path: Path) -> None:
     assert {r["decision_id"]: (r["v"], r["shadow"]) for r in store.read()} == {
         "old-0": (1, None),
         "old-1": (1, None),
-        "new": (2, "outlier:rejected"),
-        "plain": (2, None),
+        "new": (VERSION, "outlier:rejected"),
+        "plain": (VERSION, None),
     }
     assert [r["reward"] for r in store.joined() if r["decision_id"] == "old-1"] == [0.5]
     store.close()
@@ -90,8 +93,9 @@ def test_a_worker_on_an_old_store_loses_nothing(tmp_path: Path) -> None:
 
 MIGRATE = """
 import sys
+import threading
 from guardrails.decisions import Decision
-from guardrails.decisions.store import DecisionStore
+from guardrails.decisions.stores.store import DecisionStore
 store = DecisionStore(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()
@@ -133,35 +137,19 @@ def test_several_processes_migrate_at_once(tmp_path: Path, attempt: int) -> None
     assert columns_of(url).count("shadow") == 1
 
 
-def test_who_finds_the_column_added_meanwhile_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between looking and adding somebody else has added it: the second try finds it there."""
-    from guardrails.decisions import store as module
-
-    class Stale:
-        """What one sees who looked before."""
-
-        def __init__(self, _: Any) -> None: ...
-
-        def get_columns(self, _: str) -> list[dict[str, str]]:
-            return [{"name": "decision_id"}]
-
-    url, add, tries = old_store(tmp_path / "d.db"), module._add_missing, []
-
-    def raced(connection: sa.Connection) -> None:
-        tries.append(1)
-        if len(tries) > 1:
-            add(connection)
-            return
-        with monkeypatch.context() as patch:
-            patch.setattr(module.sa, "inspect", Stale)
-            add(connection)
-            add(connection)
-
-    monkeypatch.setattr(module, "_add_missing", raced)
+def test_who_finds_the_column_added_meanwhile_goes_on(tmp_path: Path) -> None:
+    """While it waits for its turn, somebody else has added it."""
+    url = old_store(tmp_path / "d.db")
+    other = sqlite3.connect(tmp_path / "d.db", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    other.execute("ALTER TABLE decisions ADD COLUMN shadow TEXT")
     store = DecisionStore(url)
+    threading.Timer(0.5, lambda: other.execute("COMMIT")).start()
     store.create()
+    other.close()
     store.write("decision", [row("new", shadow="x")])
-    assert (len(tries), len(store.read())) == (2, 3)
+    assert len(store.read()) == 3
+    assert columns_of(url).count("shadow") == 1
     store.close()
 
 

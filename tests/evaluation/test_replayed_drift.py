@@ -215,7 +215,7 @@ def test_a_quiet_week_is_no_evidence(profile):
 
 def test_what_a_guarded_method_left_behind_can_be_read(tmp_path):
     """From the decorator to the document, through a store: categories, scores and ids are the ones there were."""
-    from guardrails.decisions.store import DecisionStore
+    from guardrails.decisions.stores.store import DecisionStore
 
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"x": rng.normal(size=1500), "town": rng.choice(["Bonn", "Kiel"], 1500, p=[0.8, 0.2])})

@@ -16,6 +16,7 @@ from scipy import stats
 import guardrails as gr
 from guardrails.errors import DecorationError
 from guardrails.exploration import draw
+from guardrails.exploration.codec import serve
 from guardrails.testing import strict
 
 KEY = "a secret of 24 bytes ok."
@@ -259,9 +260,28 @@ def test_a_failing_apply_serves_the_models_own_answer_with_propensity_one():
 
     for _ in range(60):
         assert rank(np.zeros((1, 2))) is own[-1]
-    failed = [decision for decision in seen if not decision.eligible]
-    assert 3 < len(failed) < 57
-    assert {(d.propensity, d.pmf, d.policy) for d in failed} == {(1.0, None, None)}
+    # Whether it fails is found out before the draw: of those that drew the model's own choice, too.
+    assert {(d.eligible, d.propensity, d.pmf, d.policy) for d in seen} == {(False, 1.0, None, None)}
+
+
+def test_an_apply_that_fails_after_a_draw_ends_the_exploration():
+    """What is left would be chosen by its own draw: no probability would be true any more."""
+    seen = []
+
+    def apply(answer, row, greedy, action):
+        if action == 3:
+            raise KeyError("cannot write this one")
+        return serve(answer, row, greedy, action)
+
+    @gr.explore(gr.EpsilonGreedy(0.5), apply=apply, decisions=seen.append)
+    def rank(rows: np.ndarray) -> np.ndarray:
+        return np.array([SCORES])
+
+    for _ in range(200):
+        rank(np.zeros((1, 2)))
+    first = next(at for at, decision in enumerate(seen) if not decision.eligible)
+    assert seen[first].policy is None
+    assert {(d.ineligible, d.propensity, d.action) for d in seen[first + 1 :]} == {("unwritable", 1.0, 1)}
 
 
 def test_an_apply_that_fails_half_way_changes_nothing():
@@ -284,7 +304,7 @@ def test_an_apply_that_fails_half_way_changes_nothing():
         return np.tile(SCORES, (len(rows), 1))
 
     np.testing.assert_array_equal(rank(np.zeros((40, 2))), np.tile(SCORES, (40, 1)))
-    assert len(calls) == 2
+    assert len(calls) == 2, "both before the draw"
 
 
 @pytest.mark.parametrize("answer", [np.array([[np.nan, 1.0]]), "text", None, np.empty((1, 0))], ids=repr)
@@ -337,15 +357,18 @@ def test_users_are_drawn_by_the_probabilities():
 
 
 def test_a_drawn_user_can_be_replayed_with_the_key():
-    """Day, unit, key and pmf give the action again."""
+    """The record's own unit, key and pmf give the action again; the unit is the day's, the method's and the user's."""
     from datetime import datetime, timezone
+
+    from guardrails.exploration.randomness import token
 
     seen = []
     rank = by_user(seen)
     for i in range(50):
         rank(np.zeros((1, 2)), user=f"user {i}")
         day = datetime.fromtimestamp(seen[-1].ts, timezone.utc).date().isoformat()
-        assert draw(seen[-1].pmf, f"{day}/user {i}", KEY.encode()) == seen[-1].action
+        assert seen[-1].unit == token(f"{day}/rank/user {i}", KEY.encode())
+        assert draw(seen[-1].pmf, seen[-1].unit, KEY.encode()) == seen[-1].action
 
 
 @pytest.mark.parametrize("user", [None, "", float("nan"), np.nan], ids=repr)

@@ -1,4 +1,7 @@
-"""Epsilon-greedy: the probabilities it states."""
+"""Epsilon-greedy, the probabilities it states; and the check that any policy keeps its protocol."""
+
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -106,7 +109,11 @@ class Temperature:
 
     def pmf(self, scores):
         """Probabilities."""
-        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        scores = np.asarray(scores, dtype=float)
+        if scores.shape[-1] == 0 or np.isnan(scores).any():
+            raise ValueError("no action, or NaN")
+        top = scores.max(axis=-1, keepdims=True)
+        weights = np.exp(np.where(scores == top, 0.0, scores - top))
         return weights / weights.sum(axis=-1, keepdims=True)
 
 
@@ -157,13 +164,454 @@ class OneRowOnly(Temperature):
         return super().pmf(scores.reshape(-1))
 
 
+class ChangesTheScores(Temperature):
+    """Works in place."""
+
+    def pmf(self, scores):
+        """Probabilities."""
+        scores += 1.0
+        return super().pmf(scores)
+
+
+class TakesNan(Temperature):
+    """Counts a NaN as nothing."""
+
+    def pmf(self, scores):
+        """Probabilities."""
+        return super().pmf(np.nan_to_num(scores, nan=0.0, posinf=1e300, neginf=-1e300))
+
+
+class NanForInfinity(Temperature):
+    """The textbook formula."""
+
+    def pmf(self, scores):
+        """Probabilities."""
+        super().pmf(scores)
+        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        return weights / weights.sum(axis=-1, keepdims=True)
+
+
+class RefusesHuge(Temperature):
+    """Refuses what it could compare."""
+
+    def pmf(self, scores):
+        """Probabilities."""
+        if (np.abs(scores) > 1e300).any():
+            raise ValueError("too much for me")
+        return super().pmf(scores)
+
+
+class NothingFromNothing(Temperature):
+    """No action, no probabilities, no error."""
+
+    def pmf(self, scores):
+        """Probabilities."""
+        return super().pmf(scores) if scores.shape[-1] else np.empty(scores.shape)
+
+
+class NoTies(Temperature):
+    """Scales by the spread."""
+
+    def pmf(self, scores):
+        """Probabilities."""
+        super().pmf(scores)
+        with np.errstate(all="ignore"):
+            return super().pmf(scores / np.ptp(scores, axis=-1, keepdims=True))
+
+
+class MixesRows(Temperature):
+    """Normalises by what else is in the batch."""
+
+    def pmf(self, scores):
+        """Probabilities."""
+        super().pmf(scores)
+        size = np.abs(scores[np.isfinite(scores)]).max(initial=1e-300)
+        with np.errstate(over="ignore"):
+            return super().pmf(scores / size)
+
+
+class FastIsAnother(Temperature):
+    """Its fast path has another temperature."""
+
+    def pmf_of(self, scores, greedy):
+        """Probabilities."""
+        return self.pmf(np.array(scores) * 1.001).tolist()
+
+
+class FastIsAnArray(Temperature):
+    """Its fast path returns no list."""
+
+    def pmf_of(self, scores, greedy):
+        """Probabilities."""
+        return self.pmf(np.array(scores))
+
+
+class FastIgnoresGreedy(EpsilonGreedy):
+    """Its fast path takes the best one itself."""
+
+    def pmf_of(self, scores, greedy):
+        """Probabilities."""
+        return self.pmf(np.array(scores)).tolist()
+
+
+class AvoidsTheGreedy(Temperature):
+    """Takes greedy for what is not to be served."""
+
+    def pmf(self, scores, greedy=None):
+        """Probabilities."""
+        best = super().pmf(scores)
+        if greedy is not None and not np.array_equal(greedy, scores.argmax(axis=-1)):
+            np.put_along_axis(best, np.expand_dims(greedy, -1), 0.0, axis=-1)
+        return best / best.sum(axis=-1, keepdims=True)
+
+
+class ChangesWhenTold(EpsilonGreedy):
+    """Is surer of a greedy action that it is told."""
+
+    def pmf(self, scores, greedy=None):
+        """Probabilities."""
+        return super().pmf(scores) if greedy is None else EpsilonGreedy(self.epsilon / 2).pmf(scores, greedy=greedy)
+
+
+class OneGreedyForAll(EpsilonGreedy):
+    """Takes the first row's greedy action for every row."""
+
+    def pmf(self, scores, greedy=None):
+        """Probabilities."""
+        if greedy is None or np.array_equal(greedy, scores.argmax(axis=-1)):
+            return super().pmf(scores)
+        return super().pmf(scores, greedy=np.full_like(greedy, np.ravel(greedy)[0]))
+
+
+class StopsCounting(Temperature):
+    """Has no probabilities after a thousand decisions."""
+
+    def pmf(self, scores, seen=0):
+        """Probabilities."""
+        return super().pmf(scores) * (seen < 1000)
+
+
 def test_another_correct_policy_passes_the_check():
     """Softmax is fine."""
     check_policy(Temperature())
 
 
-@pytest.mark.parametrize("broken", [NotNormalised, Negative, RandomItself, FavoursTheFirst, OneRowOnly])
-def test_broken_policies_are_found(broken):
-    """Each breaks one sentence of the protocol."""
-    with pytest.raises(AssertionError):
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (NotNormalised, "do not sum to one"),
+        (Negative, "negative"),
+        (RandomItself, "no randomness"),
+        (FavoursTheFirst, "the order matters"),
+        (OneRowOnly, "has shape"),
+        (ChangesTheScores, "changes the scores"),
+        (TakesNan, "refuse a NaN"),
+        (NanForInfinity, "negative or NaN"),
+        (RefusesHuge, "too much for me"),
+        (NothingFromNothing, "refuse no action"),
+        (NoTies, "refuses|negative or NaN"),
+        (MixesRows, "row alone"),
+        (FastIsAnother, "is not pmf"),
+        (FastIsAnArray, "return a list"),
+        (lambda: FastIgnoresGreedy(0.1), "is not pmf"),
+        (AvoidsTheGreedy, "drawn less"),
+        (lambda: ChangesWhenTold(0.1), "changes something"),
+        (lambda: OneGreedyForAll(0.1), "drawn less|row alone"),
+        (StopsCounting, "do not sum to one"),
+    ],
+)
+def test_broken_policies_are_found(broken, said):
+    """Each breaks one sentence of the protocol, and the message says which."""
+    with pytest.raises((AssertionError, ValueError), match=said):
         check_policy(broken(), 6)
+
+
+class Cutoff:
+    """Accepts from 0.5 on, and one in ten below."""
+
+    kind = "threshold"
+    threshold = 0.5
+
+    def accept(self, scores):
+        """P(accept)."""
+        return np.where(scores >= 0.5, 1.0, 0.1)
+
+    def pmf(self, scores):
+        """Probabilities."""
+        if np.isnan(scores).any():
+            raise ValueError("NaN")
+        accept = self.accept(np.asarray(scores))
+        return np.stack([1 - accept, accept], axis=-1)
+
+    def greedy(self, scores):
+        """Accept from 0.5 on."""
+        return (np.asarray(scores) >= 0.5).astype(int)
+
+
+class TwoSided(Cutoff):
+    """Refuses some that it should accept."""
+
+    def accept(self, scores):
+        """P(accept)."""
+        return np.where(scores >= 0.5, 0.9, 0.1)
+
+
+class WorseIsLikelier(Cutoff):
+    """Prefers the worst of those that fall short."""
+
+    def accept(self, scores):
+        """P(accept)."""
+        return np.where(scores >= 0.5, 1.0, np.where(scores < 0, 0.2, 0.1))
+
+
+class AcceptsTheWorse(Cutoff):
+    """Higher is worse to the model."""
+
+    def greedy(self, scores):
+        """Accept below 0.5."""
+        return (np.asarray(scores) < 0.5).astype(int)
+
+
+class ShareOfTheBatch(Cutoff):
+    """P(accept) by rank."""
+
+    def accept(self, scores):
+        """P(accept)."""
+        return np.where(scores >= 0.5, 1.0, 0.1 / np.size(scores))
+
+
+class OnlyAccept(Cutoff):
+    """Forgets P(refuse)."""
+
+    def pmf(self, scores):
+        """Probabilities."""
+        return super().pmf(scores)[..., 1]
+
+
+class AcceptsNan(Cutoff):
+    """NaN falls short."""
+
+    def pmf(self, scores):
+        """Probabilities."""
+        return super().pmf(np.nan_to_num(scores, nan=0.0))
+
+
+class SaysMaybe(Cutoff):
+    """Probabilities for the model's own decision."""
+
+    def greedy(self, scores):
+        """Half a decision."""
+        return self.accept(np.asarray(scores))
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (TwoSided, "may be refused"),
+        (WorseIsLikelier, "smaller probability"),
+        (AcceptsTheWorse, "refuses a better one"),
+        (ShareOfTheBatch, "score alone"),
+        (OnlyAccept, "has shape"),
+        (AcceptsNan, "refuse a NaN"),
+        (SaysMaybe, "1 .accept. or 0"),
+    ],
+)
+def test_broken_thresholds_are_found(broken, said):
+    """The correct one passes, and each other breaks one sentence."""
+    check_policy(Cutoff())
+    with pytest.raises(AssertionError, match=said):
+        check_policy(broken())
+
+
+class Anywhere:
+    """Uniform on [0, 2], whatever the prediction."""
+
+    kind = "value"
+    low, high, step = 0.0, 2.0, None
+
+    def pdf(self, prediction, value):
+        """Density."""
+        prediction, value = np.broadcast_arrays(np.asarray(prediction, dtype=float), value)
+        if np.isnan(prediction).any():
+            raise ValueError("NaN")
+        return np.where((value >= 0) & (value <= 2), 0.5, 0.0)
+
+    def sample(self, prediction, u):
+        """Value."""
+        if np.isnan(prediction):
+            raise ValueError("NaN")
+        return 2.0 * u
+
+
+class ClipsAfterNoise(Anywhere):
+    """Adds noise and clips it."""
+
+    def sample(self, prediction, u):
+        """Value."""
+        super().sample(prediction, u)
+        return float(np.clip(prediction + 2.0 * (u - 0.5), 0.0, 2.0))
+
+    def pdf(self, prediction, value):
+        """Density."""
+        near = np.abs(np.subtract(value, prediction)) <= 1.0
+        return super().pdf(prediction, value) * near
+
+
+class TwiceTheDensity(Anywhere):
+    """Integrates to two."""
+
+    def pdf(self, prediction, value):
+        """Density."""
+        return 2 * super().pdf(prediction, value)
+
+
+class AnotherDensity(Anywhere):
+    """Samples the square."""
+
+    def sample(self, prediction, u):
+        """Value."""
+        return super().sample(prediction, u**2)
+
+
+class HasMassUnsampled(Anywhere):
+    """Says that the upper half is sampled."""
+
+    def sample(self, prediction, u):
+        """Value."""
+        return super().sample(prediction, u / 2)
+
+    def pdf(self, prediction, value):
+        """Density."""
+        return 2 * super().pdf(prediction, value)
+
+
+class LeavesTheRange(Anywhere):
+    """Adds noise and does not clip it."""
+
+    def sample(self, prediction, u):
+        """Value."""
+        return super().sample(prediction, u) + 0.5
+
+
+class Backwards(Anywhere):
+    """The other tail."""
+
+    def sample(self, prediction, u):
+        """Value."""
+        return super().sample(prediction, 1 - u)
+
+
+class MassOutside(Anywhere):
+    """A density everywhere."""
+
+    def pdf(self, prediction, value):
+        """Density."""
+        return super().pdf(prediction, value) + 0.001
+
+
+class TakesNanPredictions(Anywhere):
+    """Never looks at the prediction."""
+
+    def sample(self, prediction, u):
+        """Value."""
+        return 2.0 * u
+
+
+class DrawsItself(Anywhere):
+    """Ignores the uniform number now and then."""
+
+    def __init__(self):
+        self.rng, self.last = np.random.default_rng(), 0.0
+
+    def sample(self, prediction, u):
+        """Value."""
+        return super().sample(prediction, u) + (1e-9 * self.rng.random() if u == 0.25 else 0.0)
+
+
+class AloneIsAnother(Anywhere):
+    """Depends on how many are asked for."""
+
+    def pdf(self, prediction, value):
+        """Density."""
+        return super().pdf(prediction, value) * (0.9 if np.ndim(value) == 0 else 1.0)
+
+
+class Steps(Anywhere):
+    """0, 1 or 2."""
+
+    step, grid = 1.0, np.arange(3.0)
+
+    def sample(self, prediction, u):
+        """Value."""
+        return round(super().sample(prediction, u) - 1e-12)
+
+    def pdf(self, prediction, value):
+        """Probability."""
+        return super().pdf(prediction, value) / np.where(np.asarray(value) == 1.0, 1.0, 2.0)
+
+
+class StepsWithADensity(Steps):
+    """Forgets that rounding makes probabilities."""
+
+    def pdf(self, prediction, value):
+        """Density."""
+        return Anywhere.pdf(self, prediction, value)
+
+
+class EvenSteps(Steps):
+    """As if each step came as often."""
+
+    def pdf(self, prediction, value):
+        """Probability."""
+        return Anywhere.pdf(self, prediction, value) / 1.5
+
+
+class OffTheSteps(Steps):
+    """Does not round."""
+
+    def sample(self, prediction, u):
+        """Value."""
+        return Anywhere.sample(self, prediction, u)
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (ClipsAfterNoise, "mass on a point"),
+        (TwiceTheDensity, "not the density"),
+        (AnotherDensity, "not the density"),
+        (HasMassUnsampled, "integrates to 2"),
+        (LeavesTheRange, "leaves"),
+        (Backwards, "does not grow"),
+        (MassOutside, "out of range"),
+        (TakesNanPredictions, "refuse a NaN"),
+        (DrawsItself, "draws itself"),
+        (AloneIsAnother, "value alone"),
+        (StepsWithADensity, "do not sum to one"),
+        (EvenSteps, "what pdf"),
+        (OffTheSteps, "no step"),
+    ],
+)
+def test_broken_value_policies_are_found(broken, said):
+    """The correct ones pass, and each other breaks one sentence."""
+    check_policy(Anywhere())
+    check_policy(Steps())
+    with pytest.raises(AssertionError, match=said):
+        check_policy(broken())
+
+
+def test_a_ranking_is_checked_as_one(monkeypatch):
+    """With at least as many candidates as asked for, and more than slots."""
+    asked = []
+    stub = types.ModuleType("guardrails.testing.rankings")
+    stub.check_ranking = lambda policy, candidates=8: asked.append((policy.slots, candidates))
+    monkeypatch.setitem(sys.modules, "guardrails.testing.rankings", stub)
+    for slots, actions in ((3, 5), (3, 20), (9, 5)):
+        check_policy(types.SimpleNamespace(kind="ranking", slots=slots), actions)
+    assert asked == [(3, 8), (3, 20), (9, 10)]
+
+
+def test_an_unknown_kind_is_no_policy():
+    """There are four."""
+    with pytest.raises(AssertionError, match="choice, threshold, ranking or value"):
+        check_policy(types.SimpleNamespace(kind="slate"))

@@ -55,7 +55,7 @@ def test_feedback_is_stored_and_joins_by_decision_id(serve: Serve) -> None:
         assert page.status_code == 200
         assert "tumor" in page.text
     server.stop()
-    from guardrails.decisions.store import DecisionStore
+    from guardrails.decisions.stores.store import DecisionStore
 
     store = DecisionStore(f"sqlite:///{server.cwd}/tumor-decisions.db")
     joined = {row["decision_id"]: row for row in store.joined()}

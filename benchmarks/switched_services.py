@@ -1,6 +1,6 @@
-"""The services `benchmarks.drift_served` compares: one model, bare, and behind all guards with and without sampling.
+"""The services `benchmarks.switched` compares: one model, bare, and behind guards with something switched on or off.
 
-``python -m benchmarks.drift_served_services`` trains the model and fits the profile in the store of ``BENTOML_HOME``.
+``python -m benchmarks.switched_services`` trains the model and fits the profile in the store of ``BENTOML_HOME``.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ class Bare(_Model):
         return self.classifier.predict_proba(rows)
 
 
-@install
+@gr.install(profile=profile)
 @service
-class Off(_Model):
-    """Every guard but `sample_drift`."""
+class Unrecorded(_Model):
+    """Every guard but `sample_drift`, and no decision is recorded."""
 
     @bentoml.api
     @gr.traced(deadline=DEADLINE)
@@ -71,8 +71,23 @@ class Off(_Model):
 
 @install
 @service
-class On(_Model):
-    """Every guard, and every request is sampled, counted and judged."""
+class Recorded(_Model):
+    """Every guard but `sample_drift`; each decision is committed to SQLite."""
+
+    @bentoml.api
+    @gr.traced(deadline=DEADLINE)
+    @gr.validate(profile, margin=2.0)
+    @gr.check_outliers(profile, fallback="refer")
+    @gr.fall_back(to="refer")
+    @gr.explore(gr.EpsilonGreedy(EPSILON))
+    def predict(self, rows: np.ndarray) -> np.ndarray:
+        return self.classifier.predict_proba(rows)
+
+
+@install
+@service
+class Sampled(_Model):
+    """Every guard; each decision is recorded, and every request is sampled, counted and judged."""
 
     @bentoml.api
     @gr.traced(deadline=DEADLINE)

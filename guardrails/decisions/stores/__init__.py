@@ -1,0 +1,1 @@
+"""Where records live: SQLite, PostgreSQL, or a Collector's logs."""
