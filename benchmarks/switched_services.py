@@ -54,17 +54,25 @@ class Bare(_Model):
         return self.classifier.predict_proba(rows)
 
 
+def guards(*more: Any) -> Any:
+    """Every guard but `sample_drift`, and what else is given."""
+    return gr.compose(
+        gr.traced(deadline=DEADLINE),
+        gr.validate(profile, margin=2.0),
+        gr.check_outliers(profile, fallback="refer"),
+        gr.fall_back(to="refer"),
+        gr.explore(gr.EpsilonGreedy(EPSILON)),
+        *more,
+    )
+
+
 @gr.install(profile=profile)
 @service
 class Unrecorded(_Model):
-    """Every guard but `sample_drift`, and no decision is recorded."""
+    """No decision is recorded."""
 
     @bentoml.api
-    @gr.traced(deadline=DEADLINE)
-    @gr.validate(profile, margin=2.0)
-    @gr.check_outliers(profile, fallback="refer")
-    @gr.fall_back(to="refer")
-    @gr.explore(gr.EpsilonGreedy(EPSILON))
+    @guards()
     def predict(self, rows: np.ndarray) -> np.ndarray:
         return self.classifier.predict_proba(rows)
 
@@ -72,14 +80,10 @@ class Unrecorded(_Model):
 @install
 @service
 class Recorded(_Model):
-    """Every guard but `sample_drift`; each decision is committed to SQLite."""
+    """Each decision is committed to SQLite."""
 
     @bentoml.api
-    @gr.traced(deadline=DEADLINE)
-    @gr.validate(profile, margin=2.0)
-    @gr.check_outliers(profile, fallback="refer")
-    @gr.fall_back(to="refer")
-    @gr.explore(gr.EpsilonGreedy(EPSILON))
+    @guards()
     def predict(self, rows: np.ndarray) -> np.ndarray:
         return self.classifier.predict_proba(rows)
 
@@ -87,15 +91,10 @@ class Recorded(_Model):
 @install
 @service
 class Sampled(_Model):
-    """Every guard; each decision is recorded, and every request is sampled, counted and judged."""
+    """Each decision is recorded, and every request is sampled for drift, counted and judged."""
 
     @bentoml.api
-    @gr.traced(deadline=DEADLINE)
-    @gr.validate(profile, margin=2.0)
-    @gr.check_outliers(profile, fallback="refer")
-    @gr.fall_back(to="refer")
-    @gr.explore(gr.EpsilonGreedy(EPSILON))
-    @gr.sample_drift(profile)
+    @guards(gr.sample_drift(profile))
     def predict(self, rows: np.ndarray) -> np.ndarray:
         return self.classifier.predict_proba(rows)
 

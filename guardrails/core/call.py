@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
     from guardrails.core.pipeline import Plan
-    from guardrails.exploration.explorer import Exploration
+    from guardrails.exploration.outcome import Exploration
 
 
 class Stage(IntEnum):

@@ -78,7 +78,13 @@ class Admission:
         off = self._switch.off
         broken = {} if off else self._broken_rules(call)
         day = _day(call)
-        return [self._row(call, row, day, SWITCHED_OFF if off else _first(broken, row)) for row in rows]
+        admitted: list[Admitted] = []
+        try:
+            admitted.extend(self._row(call, row, day, SWITCHED_OFF if off else _first(broken, row)) for row in rows)
+        except Exception:
+            self.settle(admitted, None)  # places that were taken are given back
+            raise
+        return admitted
 
     def settle(self, admitted: Sequence[Admitted], differs: Sequence[bool] | None) -> None:
         """Tell which rows were served something else than the model's own answer; None where an error kept them all."""

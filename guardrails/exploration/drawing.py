@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,46 +14,13 @@ from guardrails.exploration.admission import BUDGET, MODEL_CHOICE, Admitted
 from guardrails.exploration.codec.asked import Asked
 from guardrails.exploration.codec.fields import is_number
 from guardrails.exploration.limits import Bucket
+from guardrails.exploration.outcome import Drawn
 from guardrails.exploration.policies import among
 from guardrails.exploration.randomness import PICK, draw, uniform, uniforms
 from guardrails.typing import Mask
 
-CHOICE, RANKING, THRESHOLD, VALUE = "choice", "ranking", "threshold", "value"
-KINDS = (CHOICE, RANKING, THRESHOLD, VALUE)
-
 Array = npt.NDArray[np.float64]
 Excluded = Collection[Any] | Mask | None
-
-
-@dataclass(slots=True)
-class Drawn:
-    """What was drawn for one row.
-
-    Attributes:
-        own, chosen: the model's choice and the drawn one, as the codec writes them: a number, a list, a value.
-        scores, pmf, propensity: as `guardrails.decisions.Decision` has them.
-        refused: why the row was not explored.
-        strength: the share of the policy's exploration that the budget let through.
-        token: what keyed the draw, where it is not the decision's own id.
-        names: of the candidates.
-        excluded: the numbers of those that took no part.
-    """
-
-    own: Any
-    chosen: Any
-    scores: Any
-    pmf: Any
-    propensity: float
-    refused: str | None = None
-    strength: float = 1.0
-    token: str | None = None
-    names: list[Any] | None = None
-    excluded: list[int] | None = None
-
-    @property
-    def differs(self) -> bool:
-        """Whether something else than the model's own choice was drawn."""
-        return bool(self.own != self.chosen)
 
 
 class Drawing(Protocol):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,80 +14,31 @@ from guardrails import semconv
 from guardrails.core.call import Call
 from guardrails.core.host import host
 from guardrails.core.method import Method
-from guardrails.core.payload import Index, counts_rows, take
-from guardrails.decisions.records import Decision
+from guardrails.core.payload import counts_rows, take
 from guardrails.errors import DecorationError
 from guardrails.exploration import drawing
-from guardrails.exploration.admission import SHADOW, UNWRITABLE, Admission
+from guardrails.exploration.admission import UNWRITABLE, Admission
 from guardrails.exploration.codec.asked import Asked, Codec
 from guardrails.exploration.codec.choices import ChoiceCodec, serve
 from guardrails.exploration.codec.numbers import Decisions, Values
 from guardrails.exploration.codec.rankings import ListedRankings, ScoredRankings, is_listed
-from guardrails.exploration.drawing import CHOICE, RANKING, THRESHOLD, VALUE, Drawing, Drawn
+from guardrails.exploration.drawing import Drawing
 from guardrails.exploration.exposure import Exposure
 from guardrails.exploration.limits import Bucket
-from guardrails.exploration.randomness import draw
+from guardrails.exploration.outcome import CHOICE, RANKING, THRESHOLD, VALUE, Drawn, Exploration
+from guardrails.exploration.randomness import draw, pick
 from guardrails.exploration.switch import switch_of
+from guardrails.exploration.writing import Writer
 
 if TYPE_CHECKING:
     from guardrails.exploration.guard import explore
 
 logger = logging.getLogger("guardrails")
 
+FEW = 50
+"""Up to so many candidates plain lists are quicker than arrays."""
 _MATRIX = 2
 _DOUBLE = 8
-
-
-@dataclass(slots=True)
-class Exploration:
-    """What was drawn for the rows the primary answered.
-
-    Attributes:
-        policy, kind, salt_id: how, and with which (unnamed) key.
-        row_of: the position of a row of the request in ``drawn``; None when they are the same.
-        drawn: one draw per row.
-        served: whether what was drawn was served; otherwise the model's own was.
-        ramp: the share of units that are explored.
-        deferred: whether what was served may never be shown.
-    """
-
-    policy: str
-    kind: str
-    salt_id: str
-    row_of: dict[int, int] | None
-    drawn: list[Drawn]
-    served: bool = True
-    ramp: float | None = None
-    deferred: bool = False
-
-    def describe(self, decision: Decision, row: int) -> None:
-        """Write one row's draw into its record."""
-        at = row if self.row_of is None else self.row_of.get(row)
-        if at is None:
-            return
-        drawn = self.drawn[at]
-        decision.policy, decision.kind, decision.salt_id = self.policy, self.kind, self.salt_id
-        decision.scores, decision.actions, decision.unit = drawn.scores, drawn.names, drawn.token
-        decision.excluded = drawn.excluded
-        decision.ramp, decision.deferred = self.ramp, self.deferred
-        numbered = self.kind in (CHOICE, THRESHOLD)
-        if numbered:
-            decision.greedy = drawn.own
-        if not self.served:  # the model's own, with certainty: eligible stays False, the propensity one
-            decision.ineligible = SHADOW
-            if numbered:
-                decision.action = drawn.own
-            else:
-                decision.served = drawn.own
-            if drawn.differs and decision.shadow is None:  # else it would not have been explored
-                decision.shadow = f"explored:{drawn.chosen}"
-            return
-        if numbered:
-            decision.action = drawn.chosen
-        else:
-            decision.served = drawn.chosen
-        decision.pmf, decision.propensity, decision.strength = drawn.pmf, drawn.propensity, drawn.strength
-        decision.eligible, decision.ineligible = drawn.refused is None, drawn.refused
 
 
 class Explorer:
@@ -117,10 +67,12 @@ class Explorer:
         )
         self._ramp = options.ramp if options.ramp < 1.0 else None
         self._pmf_of: Callable[[list[float], int], list[float]] | None = getattr(options.policy, "pmf_of", None)
+        # A policy of our own is known to say probabilities; anybody else's are looked at.
+        ours = type(options.policy).__module__.startswith("guardrails.exploration.")
+        self._pick = pick if ours else draw
         self._plain = options.kind == CHOICE and options.scores is None and options.apply is None
         self._plain = self._plain and self._bucket is None and self._exclude is None and self._pmf_of is not None
-        self._trial = options.enforce and (options.apply is not None or options.scores is not None)
-        self._unwritable = False
+        self._writer = Writer(options)
         self._exposure = Exposure()
         self._refused: Counter[str] = Counter()
 
@@ -136,25 +88,26 @@ class Explorer:
         codec, asked = self._read(call, answer)
         index = call.primary.index
         rows = range(len(asked)) if index is None else index.tolist()
-        if self._trial:
-            self._try(answer, codec, asked, rows)
+        self._writer.try_out(answer, codec, asked, rows)
         excluded = None if self._exclude is None else self._exclude(call)
         if index is not None and isinstance(excluded, np.ndarray) and excluded.ndim > 1:
             excluded = excluded[index]
         admitted = self._admission.of(call, rows)
-        if self._unwritable:
+        if self._writer.broken:
             for who in admitted:
                 who.refused = who.refused or UNWRITABLE
         differs: list[bool] | None = None
         try:
             drawn = self._drawing.draw(asked, admitted, excluded)
-            answer = self._written(answer, codec, asked, drawn, rows)
+            answer = self._writer.written(answer, codec, asked, drawn, rows) if self._enforce else answer
             differs = [one.differs and self._enforce for one in drawn]
         finally:
             self._admission.settle(admitted, differs)
         # Only now: had writing the answer failed, the model's own would have been served, with probability one.
         call.result = answer
         self._settle(call, drawn, None if index is None else {row: at for at, row in enumerate(rows)})
+        if drawn:  # one span, one row: the first that differs, else the first
+            self._describe(call, next((one for one in drawn if one.differs), drawn[0]))
         self._count(drawn)
 
     def _read(self, call: Call, answer: Any) -> tuple[Codec, Asked]:
@@ -166,7 +119,7 @@ class Explorer:
         if call.rows_read is None:
             call.rows_total = len(asked)
         elif index is not None and own is answer:
-            asked = _chosen(asked, index)
+            asked = asked.of(index.tolist())
         if len(asked) != (call.rows_total if index is None else len(index)):
             raise ValueError(f"{call.rows_total} rows were answered with {len(asked)} rows of scores: no row each")
         return codec, asked
@@ -179,28 +132,6 @@ class Explorer:
             if self._kind in (CHOICE, RANKING):
                 self._exposure.add(*_shown(one, self._enforce), len(one.scores))
 
-    def _written(self, answer: Any, codec: Codec, asked: Asked, drawn: list[Drawn], rows: Sequence[int]) -> Any:
-        """The answer with what was drawn in it: the model's own object where nothing differs."""
-        for at, one in enumerate(drawn):
-            if one.differs and self._enforce:
-                try:
-                    answer = _write(
-                        codec, answer, None if asked.single else rows[at], *_named(one, asked, at, self._kind)
-                    )
-                except Exception:
-                    # Those that drew the model's own choice had nothing to write: what is left would be chosen by its
-                    # own draw, and no probability would be true any more.
-                    self._unwritable = True
-                    logger.exception("an answer could not be written back: this worker explores this method no more")
-                    raise
-        return answer
-
-    def _try(self, answer: Any, codec: Codec, asked: Asked, rows: Sequence[int]) -> None:
-        """Write some other choice back before anything is drawn: whether that fails must not depend on the draw."""
-        for at in range(len(asked)):
-            own, other = _another(asked, at, self._kind, self._options.policy)
-            _write(codec, answer, None if asked.single else rows[at], own, other)
-
     def status(self) -> Mapping[str, Any]:
         """For the status page; of this worker."""
         switch = self._switch.status()
@@ -212,23 +143,32 @@ class Explorer:
 
     def _explore_one(self, call: Call, answer: npt.NDArray[Any]) -> None:
         """The same as `after` for what most requests are: one row, one array of scores, the request as the unit."""
-        scores = answer[0].tolist()
-        greedy = scores.index(max(scores))
-        if sum(scores) == sum(scores) and self._pmf_of is not None:  # no NaN, which max() may overlook
-            pmf = list(self._pmf_of(scores, greedy))
-        else:
-            array = np.array(scores)
-            greedy, pmf = int(array.argmax()), np.asarray(self._options.policy.pmf(array)).tolist()
-        if len(pmf) != len(scores):
-            raise ValueError(f"the policy answered {len(pmf)} probabilities for {len(scores)} scores")
+        one = self._draw_one(answer[0], call.id)
         if call.rows_read is None:
             call.rows_total = 1
-        action = draw(pmf, call.id, self._key)
-        if greedy != action and self._enforce:
-            call.result = serve(answer, 0, greedy, action)
-        one = Drawn(greedy, action, scores, pmf, pmf[action])
-        self._exposure.add_one(greedy, action if self._enforce else greedy, len(scores))
+        if one.differs and self._enforce:
+            call.result = serve(answer, 0, one.own, one.chosen)
+        self._exposure.add_one(one.own, one.chosen if self._enforce else one.own, len(one.scores))
         self._settle(call, [one], None)
+        self._describe(call, one)
+
+    def _draw_one(self, row: npt.NDArray[Any], unit: str) -> Drawn:
+        scores: Any
+        if len(row) <= FEW and self._pmf_of is not None:
+            scores = row.tolist()
+            total, greedy = sum(scores), scores.index(max(scores))
+            if total == total:  # no NaN, which max() may overlook  # noqa: PLR0124
+                pmf = self._pmf_of(scores, greedy)
+                if len(pmf) != len(scores):
+                    raise ValueError(f"the policy answered {len(pmf)} probabilities for {len(scores)} scores")
+                action = self._pick(pmf, unit, self._key)
+                return Drawn(greedy, action, scores, list(pmf), pmf[action])
+        scores = row.astype(np.float64)  # a copy: the model may use its buffer again before the record is written
+        many = np.array(self._options.policy.pmf(scores))
+        if many.shape != scores.shape:
+            raise ValueError(f"pmf() of scores {scores.shape} has shape {many.shape}")
+        greedy, action = int(scores.argmax()), draw(many, unit, self._key)
+        return Drawn(greedy, action, scores, many, float(many[action]))
 
     def _codec_for(self, answer: Any) -> Codec:
         if self._codec is not None:
@@ -241,21 +181,18 @@ class Explorer:
             self._policy_name, self._kind, self._salt_id, row_of, drawn, self._enforce, self._ramp,
             self._options.deferred,
         )  # fmt: skip
-        self._describe(call, drawn)
 
-    def _describe(self, call: Call, drawn: list[Drawn]) -> None:
-        # One span, one row: the first that differs, else the first.
-        one = next((one for one in drawn if one.differs), drawn[0]) if drawn else None
-        if one is None:
-            return
-        served = one.chosen if self._enforce else one.own
-        call.attributes[semconv.POLICY] = self._policy_name
-        call.attributes[semconv.EXPLORED] = one.differs and self._enforce
-        call.attributes[semconv.PROPENSITY] = one.propensity if self._enforce else 1.0
-        call.attributes[semconv.ACTION] = served
-        call.attributes[semconv.GREEDY_ACTION] = one.own
+    def _describe(self, call: Call, one: Drawn) -> None:
+        """Say on the span what was drawn for one row."""
+        attributes, enforced = call.attributes, self._enforce
+        differs = one.own != one.chosen
+        attributes[semconv.POLICY] = self._policy_name
+        attributes[semconv.EXPLORED] = differs and enforced
+        attributes[semconv.PROPENSITY] = one.propensity if enforced else 1.0
+        attributes[semconv.ACTION] = one.chosen if enforced else one.own
+        attributes[semconv.GREEDY_ACTION] = one.own
         if one.refused is not None:
-            call.attributes[semconv.INELIGIBLE] = one.refused
+            attributes[semconv.INELIGIBLE] = one.refused
 
 
 def _drawing(options: explore, key: bytes, bucket: Bucket | None) -> Drawing:
@@ -296,34 +233,6 @@ def _callable(option: Any, method: Method) -> Callable[[Call], Any] | None:
     return lambda _: option
 
 
-def _named(one: Drawn, asked: Asked, at: int, kind: str) -> tuple[Any, Any]:
-    """The model's own choice and the drawn one as whoever writes them knows them: listed candidates by name."""
-    if kind != RANKING or asked.names is None:
-        return one.own, one.chosen
-    names = asked.names[at]
-    return [names[i] for i in one.own], [names[i] for i in one.chosen]
-
-
-def _write(codec: Codec, answer: Any, row: int | None, own: Any, served: Any) -> Any:
-    written = codec.write(answer, row, own, served)
-    if written is None:
-        raise ValueError("apply= answered None; it returns the answer with the other choice in it")
-    return written
-
-
-def _another(asked: Asked, at: int, kind: str, policy: Any) -> tuple[Any, Any]:
-    """The model's own choice of a row, and some other one, as whoever writes them knows them."""
-    scores = np.asarray(asked.scores[at])
-    if kind == RANKING:
-        own = list(policy.organic(scores))
-        names = list(range(len(scores))) if asked.names is None else asked.names[at]
-        return [names[i] for i in own], [names[i] for i in reversed(own)]
-    if kind == VALUE:
-        return float(scores), float(scores)
-    greedy = int(scores.argmax() if kind == CHOICE else policy.greedy(scores)) if asked.own is None else asked.own[at]
-    return greedy, (greedy + 1) % len(scores) if kind == CHOICE else 1 - greedy
-
-
 def _in_order(pool: Any) -> list[Any]:
     """The pool as a list, the same in every worker."""
     if isinstance(pool, set | frozenset):
@@ -339,17 +248,6 @@ def _shown(one: Drawn, enforced: bool) -> tuple[Any, Any]:
     if isinstance(own, list):
         return [one.names[i] for i in own], [one.names[i] for i in shown]
     return one.names[own], one.names[shown]
-
-
-def _chosen(asked: Asked, index: Index) -> Asked:
-    """The rows that the primary answered, of an answer that has all of them."""
-    pick = index.tolist()
-    return Asked(
-        [asked.scores[at] for at in pick],
-        asked.single,
-        None if asked.names is None else [asked.names[at] for at in pick],
-        None if asked.own is None else [asked.own[at] for at in pick],
-    )
 
 
 def _is_one_row(answer: Any) -> bool:

@@ -18,9 +18,9 @@ from guardrails.decisions.guard import Features, Record
 from guardrails.decisions.sinks import Spec, databases_in
 from guardrails.errors import DecorationError
 from guardrails.exploration.admission import Rules, named
-from guardrails.exploration.drawing import CHOICE, KINDS, RANKING, THRESHOLD, VALUE
 from guardrails.exploration.explorer import Explorer
 from guardrails.exploration.limits import Cap, RegretBudget
+from guardrails.exploration.outcome import CHOICE, KINDS, RANKING, THRESHOLD, VALUE
 from guardrails.exploration.randomness import salt_id_of
 from guardrails.typing import F, Guard, Hooks, Policy
 
@@ -44,8 +44,8 @@ class explore:  # noqa: N801  # a decorator is read as a verb
 
     What an answer has to look like depends on the policy's kind: scores of the candidates, ``(n, K)`` or in a field
     ``scores`` (choices and rankings); a ranked list, or a field ``items``, ``ranking`` or ``recommendations``
-    (rankings, with ``pool=``; other fields stay as they are); fields ``score`` and ``accept`` (thresholds); a number, or
-    a field ``value``, ``prediction`` or ``price`` (values; an explored one comes back in double precision).
+    (rankings, with ``pool=``; other fields stay as they are); fields ``score`` and ``accept`` (thresholds); a number,
+    or a field ``value``, ``prediction`` or ``price`` (values; an explored one comes back in double precision).
 
     Args:
         policy: with which probability what is served, e.g. `EpsilonGreedy` or `PoolInjection`.

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from guardrails.errors import DecorationError
 
+LEAST = 0.01
+"""Below this share of its exploration a request does not explore: the weights would grow without bound."""
 UNITS = 100_000
 """Users whose explored answers are remembered; the one heard of longest ago is forgotten first."""
 
@@ -126,7 +128,7 @@ class Bucket:
             regret: predicted, in score units; not negative.
 
         Returns:
-            Between 0 and 1.
+            Between 0.01 and 1, or 0.
         """
         if not regret > 0:
             return 1.0 if regret == 0 else 0.0
@@ -135,7 +137,9 @@ class Bucket:
             self._tokens = min(self._most, self._tokens + (now - self._at) * self._rate)
             self._at = now
             share = min(1.0, self._tokens / regret)
-            self._tokens -= share * regret if share > 0 else 0.0
+            if share < LEAST:
+                return 0.0
+            self._tokens -= share * regret
             return share
 
     @property

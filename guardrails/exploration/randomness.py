@@ -7,6 +7,7 @@ use of the same key. The digest gives four independent 64-bit words, so that no 
 from __future__ import annotations
 
 import hashlib
+import struct
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -22,7 +23,9 @@ _STREAM = b"guardrails/st/v1"
 _SCALE = 2.0**-53
 _SHORTEST, _LONGEST = 16, 64
 _WORDS = range(4)
+_WORD = struct.Struct("<Q").unpack_from
 _TOLERANCE = 1e-6
+_MANY = 50
 GATE, PICK = 0, 1
 """Which word decides what: whether a unit is in the ramp, and which action. Apart, because a number that has opened a
 gate is a small one: used again for the pick, it would always pick the first."""
@@ -43,7 +46,8 @@ def uniform(unit: str | bytes, key: bytes, word: int = PICK) -> float:
         raise ValueError(f"word={word!r}: there are four, 0 to 3")
     keyed = _keyed(key).copy()  # the key's own block is hashed once, not once a draw
     keyed.update(unit.encode() if isinstance(unit, str) else unit)
-    return (int.from_bytes(keyed.digest()[8 * word : 8 * word + 8], "little") >> 11) * _SCALE
+    found: int = _WORD(keyed.digest(), 8 * word)[0]
+    return (found >> 11) * _SCALE
 
 
 @lru_cache(maxsize=64)
@@ -73,18 +77,36 @@ def draw(pmf: Probabilities | Sequence[float], unit: str | bytes, key: bytes) ->
         >>> draw(np.array([0.0, 1.0, 0.0]), "request-1", b"0123456789abcdef")
         1
     """
+    if isinstance(pmf, np.ndarray) and len(pmf) > _MANY:
+        return _draw_of_many(pmf, unit, key)
     probabilities = pmf.tolist() if isinstance(pmf, np.ndarray) else pmf
     if not len(probabilities) or min(probabilities) < 0.0:
         raise ValueError(
             "there are no probabilities to draw by" if not len(probabilities) else "a probability is negative"
         )
-    cumulative = list(accumulate(probabilities))
-    total = cumulative[-1]
+    total = sum(probabilities)
     if not abs(total - 1.0) < _TOLERANCE:
         raise ValueError(f"the probabilities sum to {total}, not to one")
-    threshold = uniform(unit, key) * total
+    return pick(probabilities, unit, key)
+
+
+def pick(probabilities: Sequence[float], unit: str | bytes, key: bytes) -> int:
+    """The same as `draw`, for somebody who knows that these are probabilities."""
+    cumulative = list(accumulate(probabilities))
+    threshold = uniform(unit, key) * cumulative[-1]
     # "right": an action begins where the one before it ends, so one of probability zero is never hit.
     return bisect_right(cumulative, threshold)
+
+
+def _draw_of_many(pmf: Probabilities, unit: str | bytes, key: bytes) -> int:
+    """The same for long arrays: `numpy.cumsum` adds in the same order, so the draw is the same to the last bit."""
+    if not pmf.min() >= 0.0:
+        raise ValueError("a probability is negative, or no number")
+    cumulative = pmf.astype(np.float64).cumsum()
+    total = float(cumulative[-1])
+    if not abs(total - 1.0) < _TOLERANCE:
+        raise ValueError(f"the probabilities sum to {total}, not to one")
+    return int(cumulative.searchsorted(uniform(unit, key) * total, side="right"))
 
 
 def token(unit: str, key: bytes) -> str:

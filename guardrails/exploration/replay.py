@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from guardrails.decisions.records import Decision
-from guardrails.exploration.drawing import CHOICE, RANKING, THRESHOLD, VALUE, with_excluded
+from guardrails.exploration.drawing import with_excluded
+from guardrails.exploration.outcome import CHOICE, RANKING, THRESHOLD, VALUE
 from guardrails.exploration.policies import among
 from guardrails.exploration.randomness import PICK, draw, salt_id_of, uniform, uniforms
 from guardrails.exploration.spelled import policy_of

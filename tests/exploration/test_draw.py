@@ -1,5 +1,6 @@
 """The draw: it follows the probabilities it is given, and only unit and key decide it."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -150,3 +151,16 @@ def test_a_word_that_does_not_exist_is_refused():
     """There are four; a fifth would silently be 0.0 for everybody."""
     with pytest.raises((ValueError, IndexError)):
         uniform("unit", KEY, 4)
+
+
+@pytest.mark.parametrize("actions", [51, 200, 1000])
+def test_a_long_array_draws_what_the_same_list_draws(actions):
+    """To the last bit: records are replayed from lists, requests draw from arrays."""
+    rng = np.random.default_rng(actions)
+    for number in range(300):
+        pmf = rng.dirichlet(np.full(actions, 0.1))
+        assert draw(pmf, f"request {number}", KEY) == draw(pmf.tolist(), f"request {number}", KEY)
+        np.testing.assert_array_equal(pmf.cumsum(), list(itertools.accumulate(pmf.tolist())))
+    for wrong in (np.full(actions, 1.0), np.full(actions, np.nan), np.r_[-1.0, 2.0, np.zeros(actions - 2)]):
+        with pytest.raises(ValueError, match="probabilit"):
+            draw(wrong, "request", KEY)

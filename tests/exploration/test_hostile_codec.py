@@ -192,6 +192,38 @@ def test_an_apply_that_answers_nothing_changes_nothing():
     assert all(decision.action in (None, decision.greedy) for decision in seen)
 
 
+@pytest.mark.parametrize("off", [False, True], ids=["on", "off"])
+def test_an_apply_may_change_what_it_is_given(off, monkeypatch, tmp_path):
+    """The most natural one does, and returns it: what is served is what is recorded still."""
+    (tmp_path / "off").write_text("")
+    if off:
+        monkeypatch.setenv("GUARDRAILS_EXPLORATION_SWITCH", str(tmp_path / "off"))
+
+    def apply(answer, row, own, served):
+        answer["picked"] = served
+        return answer
+
+    def logits(answer):
+        return answer["logits"]
+
+    answers, _, seen = calls(lambda: {"picked": 1, "logits": SCORES}, scores=logits, apply=apply)
+    served = [1 if decision.action is None else decision.action for decision in seen]
+    assert [answer["picked"] for answer in answers] == served
+    assert not off or set(served) == {1}
+
+
+def test_an_apply_that_changes_what_it_is_given_and_then_fails_leaves_the_models_answer():
+    """Half a change is none."""
+
+    def apply(answer, row, own, served):
+        answer["picked"] = served
+        raise RuntimeError("no")
+
+    answers, _, seen = calls(lambda: {"picked": 1, "logits": SCORES}, scores=lambda a: a["logits"], apply=apply)
+    assert all(answer["picked"] == 1 for answer in answers)
+    assert all(decision.action in (None, 1) for decision in seen)
+
+
 def test_an_apply_that_fails_is_not_explored_by_halves():
     """Its draws would be recorded exactly where they changed nothing."""
 
@@ -296,6 +328,47 @@ def test_a_name_from_the_pool_is_served_whole_in_a_batch():
             decision = seen[2 * number + row]
             if decision.served is not None:
                 assert list(answer["ranking"][row]) == [decision.actions[at] for at in decision.served]
+
+
+def of_objects(*names):
+    """An array of anything, one entry each."""
+    array = np.empty(len(names), dtype=object)
+    for at, name in enumerate(names):
+        array[at] = name
+    return array
+
+
+NAMED = {
+    "unsigned": (np.array([2**63 + 1, 2**63 + 3], dtype=np.uint64), [2**63 + 5, 7]),
+    "small unsigned": (np.array([11, 12], dtype=np.uint64), [300]),
+    "signed, and one that is not": (np.array([2**60 + 1, 2**60 + 3]), [2**63 + 5]),
+    "texts and a number": (of_objects("a", "b"), [7]),
+    "a text and a number": (of_objects("a", 7), ["c"]),
+    "numbers and a text": (np.array([11, 12]), ["c"]),
+    "pairs": (of_objects(("a", 1), ("b", 2)), [("c", 3)]),
+    "bytes": (of_objects(b"a", b"b"), [b"cc"]),
+}
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["one", "batch"])
+@pytest.mark.parametrize("names", NAMED)
+def test_names_in_arrays_stay_what_they_are(names, nested):
+    """7 is no "7" and no 7.0, and numbers beyond 2**53 are not rounded; or nothing is explored at all."""
+    own, pool = NAMED[names]
+
+    def make():
+        return np.stack([own, own[::-1]]) if nested else own.copy()
+
+    answers, _, seen = calls(make, LISTS, pool=pool, rows=2 if nested else 1)
+    records = iter(seen)
+    for answer in answers:
+        for row in answer if nested else [answer]:
+            decision = next(records)
+            if decision.served is not None:
+                served = [decision.actions[at] for at in decision.served]
+                assert row.tolist() == served
+                assert list(map(type, row.tolist())) == list(map(type, served))
+    assert sum(decision.eligible for decision in seen) in (0, len(seen))
 
 
 @pytest.mark.parametrize(

@@ -207,6 +207,22 @@ def test_a_cap_holds_among_threads():
     assert max(Counter(decision.unit for decision in seen if decision.action != decision.greedy).values()) <= 2
 
 
+def test_a_cap_does_not_count_requests_that_failed():
+    """A place that was taken is given back, whatever happened after: else a user is capped for ever."""
+
+    class Nobody:
+        """A unit that cannot be spelled."""
+
+        def __str__(self):
+            raise RuntimeError("no")
+
+    model, seen = explored(unit="users", cap=Cap(1))
+    for _ in range(3):
+        model(np.zeros((2, 2)), ["somebody", Nobody()])
+    model(np.zeros((2, 2)), ["somebody", "somebody else"])
+    assert [decision.ineligible for decision in seen[-2:]] == [None, None]
+
+
 @pytest.mark.parametrize("kind", ["i1", "u1", "i8", "f2", "f4", "f8", "?"])
 def test_a_budget_holds_for_scores_of_every_type(kind):
     """What 100 less -100 is does not fit 8 bits."""
@@ -478,6 +494,19 @@ def test_stopping_stops_what_can_be_stopped(switches, tmp_path):
     assert sound.off
     status, _ = command_exploration(b'{"action": "start"}', guarded=True)
     assert not sound.off
+
+
+def test_an_empty_folder_is_kept_from_those_who_tidy_up(switches, tmp_path, monkeypatch):
+    """What sweeps /tmp takes what nobody has touched for days; without its folder nothing would be explored any more."""
+    switch = switches(str(tmp_path / "folder" / "off"))
+    switch.stop()
+    switch.start()
+    folder = switch.path.parent
+    os.utime(folder, (1.0, 1.0))
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 30 * 86_400.0)
+    switch._look()
+    assert folder.stat().st_mtime > 1.0
 
 
 def test_a_look_that_began_before_the_stop_does_not_undo_it(switches, tmp_path, monkeypatch):

@@ -29,6 +29,16 @@ class Asked:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def of(self, rows: Sequence[int]) -> Asked:
+        """Some of the rows."""
+        names, own = self.names, self.own
+        return Asked(
+            [self.scores[at] for at in rows],
+            self.single,
+            None if names is None else [names[at] for at in rows],
+            None if own is None else [own[at] for at in rows],
+        )
+
 
 class Codec(Protocol):
     """Reads what an answer offers and writes back what was drawn."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 
 def has_fields(value: Any) -> bool:
@@ -48,6 +49,23 @@ def with_row(rows: Any, row: int, entry: Any) -> Any:
     return tuple(copy) if isinstance(rows, tuple) else copy
 
 
+def as_array(model: npt.NDArray[Any], values: Sequence[Any]) -> npt.NDArray[Any]:
+    """Values in an array of the kind that another is.
+
+    Raises:
+        ValueError: it would hold something else than these values: 7 as a text, a large number rounded.
+    """
+    if model.dtype == object:
+        array = np.empty(len(values), dtype=object)
+        for at, value in enumerate(values):
+            array[at] = value
+        return array
+    array = np.array(values)
+    if array.ndim != 1 or array.dtype.kind != model.dtype.kind or array.tolist() != list(values):
+        raise ValueError(f"candidates of different kinds do not go into an array of {model.dtype}")
+    return array
+
+
 def by_row(value: Any) -> bool:
     """Whether a field's value goes by rows: a list, a tuple, or an array with an axis."""
     return type(value) in (list, tuple) or (type(value) is np.ndarray and value.ndim > 0)
@@ -56,7 +74,7 @@ def by_row(value: Any) -> bool:
 def like(model: Any, values: Sequence[Any]) -> Any:
     """Values in a container of the kind that another is: array, list or tuple."""
     if isinstance(model, np.ndarray):
-        array = np.array(values)
+        array = as_array(model, values)
         return array.astype(model.dtype) if np.can_cast(array.dtype, model.dtype) else array
     return tuple(values) if isinstance(model, tuple) else list(values)
 

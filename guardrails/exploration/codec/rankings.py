@@ -12,6 +12,7 @@ from guardrails.exploration.codec.asked import Asked
 from guardrails.exploration.codec.choices import scores_of, step
 from guardrails.exploration.codec.fields import (
     are_entries,
+    as_array,
     field,
     first_field,
     has_fields,
@@ -79,6 +80,8 @@ class ListedRankings:
                 raise ValueError("a ranked list names a candidate twice; which position is explored would be unclear")
             others = [name for name in pool if name not in there]
             names.append(own + others)
+            if isinstance(listed, np.ndarray):
+                as_array(listed, names[-1])  # what it cannot hold cannot be served
             scores.append(np.concatenate([np.arange(len(own), 0.0, -1.0), np.zeros(len(others))]))
         return Asked(scores, single, names=names)
 
@@ -176,6 +179,8 @@ def _lists(answer: Any) -> tuple[list[Any], bool]:
             f"an answer of type {type(answer).__name__} holds no ranked list (itself, or in a field "
             f"{', '.join(LIST_FIELDS)})"
         )
+    if isinstance(found, np.ndarray):  # whatever its entries are: one of pairs has one axis
+        return ([found], True) if found.ndim == 1 else (list(found), False)
     if len(found) and _is_list(found[0]):
         return list(found), False
     return [found], True
