@@ -97,7 +97,7 @@ def _arrow(logged: Logged, path: Path, weights: bool, _names: Any) -> int:
 def _csv(logged: Logged, path: Path, weights: bool, _names: Any) -> int:
     from guardrails.decisions.joined.tabular import write_csv
 
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         write_csv(logged, file, weights=weights)
     return len(logged)
 

@@ -15,6 +15,9 @@ from guardrails.decisions.joined.logged import Logged
 from guardrails.decisions.joined.tabular import CHUNK, chunks, columns
 from guardrails.decisions.records import VERSION
 
+_LARGEST, _EXACT = 2**63, 2**53
+"""Whole numbers beyond the first are no int64; beyond the second, not all of them are doubles."""
+
 if TYPE_CHECKING:
     import pyarrow as pa  # type: ignore[import-untyped]
 
@@ -114,7 +117,9 @@ def _table(arrow: Any, logged: Logged, schema: Any, weights: bool) -> Any:
     if arrow.types.is_string(schema.field("features").type):
         values["features"] = [None if row is None else _json(row) for row in logged.features]
     if arrow.types.is_string(schema.field("actions").type.value_type):
-        values["actions"] = [None if names is None else [str(name) for name in names] for names in logged.actions]
+        values["actions"] = [
+            None if names is None else [_utf8(str(name)) for name in names] for names in logged.actions
+        ]
     arrays = [arrow.array(values[field.name], type=field.type) for field in schema]
     return arrow.Table.from_arrays(arrays, schema=schema)
 
@@ -173,16 +178,27 @@ def _metadata(logged: Logged) -> dict[str, str]:
 
 def _are_whole(logged: Logged) -> bool:
     names = (name for listed in logged.actions if listed is not None for name in listed)
-    return all(isinstance(name, int) and not isinstance(name, bool) for name in names)
+    return all(isinstance(name, int) and not isinstance(name, bool) and -_LARGEST <= name < _LARGEST for name in names)
 
 
 def _are_rows(features: list[Any]) -> bool:
     """Whether all are lists of numbers (or missing)."""
     rows = [row for row in features if row is not None]
     return bool(rows) and all(
-        isinstance(row, list) and all(isinstance(value, int | float | None) for value in row) for row in rows
+        isinstance(row, list) and all(isinstance(value, int | float | None) for value in row) and _is_exact(row)
+        for row in rows
     )
 
 
+def _is_exact(row: list[Any]) -> bool:
+    """Whether a double holds each number as it is."""
+    return all(not isinstance(value, int) or -_EXACT <= value <= _EXACT for value in row)
+
+
 def _json(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return _utf8(value) if isinstance(value, str) else json.dumps(value)
+
+
+def _utf8(text: str) -> str:
+    """Text without lone surrogates, which JSON may bring and nobody can write."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from guardrails.decisions.joined.checking import refuse_impossible
 from guardrails.decisions.joined.logged import Floats, Ints, Logged
+from guardrails.decisions.joined.names import key_of
 from guardrails.decisions.joined.positions import stages_of, with_positions
 
 
@@ -66,7 +67,7 @@ def to_obp(logged: Logged, *, action_context: npt.ArrayLike | None = None) -> di
 def _context(logged: Logged) -> Floats | None:
     try:
         context = np.array(logged.features, dtype=np.float64)
-    except (TypeError, ValueError):  # mappings, texts, rows of several lengths, or none kept
+    except (TypeError, ValueError, OverflowError):  # mappings, texts, rows of several lengths, or none kept
         return None
     return context if context.ndim == 2 else None  # noqa: PLR2004
 
@@ -76,7 +77,10 @@ def _numbered(logged: Logged) -> tuple[Ints, Floats, list[str]]:
     if all(names is None for names in logged.actions) and len({len(pmf) for pmf in logged.pmf}) <= 1:
         pmf = logged.stacked("pmf").reshape(len(logged), -1)
         return logged.action, pmf, [str(number) for number in range(pmf.shape[1])]
-    named = [range(len(pmf)) if names is None else names for names, pmf in zip(logged.actions, logged.pmf, strict=True)]
+    named = [
+        range(len(pmf)) if names is None else list(map(key_of, names))
+        for names, pmf in zip(logged.actions, logged.pmf, strict=True)
+    ]
     number_of: dict[Any, int] = {}
     for names in named:
         for name in names:
@@ -100,7 +104,7 @@ def _slates(logged: Logged) -> dict[str, Any]:
         raise ValueError("OBP's slates have a reward for each position: give feedback a slot.")
     count, slots = len(logged), next(iter(lengths), 0)
     names = [
-        served if listed is None else [listed[item] for item in served]
+        served if listed is None else [key_of(listed[item]) for item in served]
         for served, listed in zip(logged.served, logged.actions, strict=True)
     ]
     number_of = {name: number for number, name in enumerate(dict.fromkeys(name for row in names for name in row))}

@@ -16,6 +16,7 @@ from guardrails.contrib.vw_features import Features, features_of, text
 from guardrails.contrib.vw_reader import from_dsjson
 from guardrails.decisions.joined.checking import refuse_impossible
 from guardrails.decisions.joined.logged import Logged
+from guardrails.decisions.joined.names import key_of
 from guardrails.decisions.joined.positions import with_positions
 from guardrails.typing import Mask
 
@@ -156,10 +157,11 @@ class _Describer:
         return [self._action(name) for name in named]
 
     def _action(self, name: Any) -> Features:
-        if name not in self._known:
-            told = {} if self._actions is None else self._actions.get(name, {})
-            self._known[name] = features_of({"a": str(name), **told})
-        return self._known[name]
+        key = key_of(name)
+        if key not in self._known:
+            told = {} if self._actions is None else self._actions.get(key, {})
+            self._known[key] = features_of({"a": str(name), **told})
+        return self._known[key]
 
 
 def _event(logged: Logged, at: int) -> dict[str, Any]:

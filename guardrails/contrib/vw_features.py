@@ -18,6 +18,7 @@ def escaped(name: str) -> str:
 
     A leading ``_`` is written so, too: in JSON it marks what is no feature.
     """
+    name = name.encode("utf-8", "backslashreplace").decode()  # a lone surrogate, which JSON may bring, is no text
     safe = "".join(_ESCAPED.get(character, character) for character in name)
     return "%5F" + safe[1:] if safe.startswith("_") else safe or "%"
 
@@ -48,12 +49,16 @@ def _feature(name: str, value: Any) -> tuple[str, float] | None:
     if value is None:
         return None
     if isinstance(value, int | float | np.number) and not isinstance(value, bool):
-        if math.isnan(value):
+        try:
+            number = float(value)
+        except OverflowError:  # an integer of hundreds of digits
+            number = math.inf
+        if math.isnan(number):
             return None
-        if math.isinf(value):
-            raise ValueError(f"the feature {name} is {value}")
+        if math.isinf(number):
+            raise ValueError(f"the feature {name} is not finite")
         # VW computes in single precision: nine digits say all of it, in text and in JSON alike.
-        return escaped(name), float(f"{value:.9g}")
+        return escaped(name), float(f"{number:.9g}")
     return escaped(f"{name}={value}"), 1.0
 
 

@@ -48,7 +48,7 @@ def from_dsjson(lines: Iterable[str]) -> Logged:
                 other += 1
                 continue
             events.append(_event(event))
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
             missing = f"it has no {error}" if isinstance(error, KeyError) else str(error)
             raise ValueError(f"line {number} is no contextual-bandit event in dsjson: {missing}.") from error
     logged = _logged(events, other)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -105,6 +106,8 @@ class _Recorder:
         else:  # no guard has a profile to read them by: as they came
             values = None if self._at is None else one_row(call.payload(self._at), row)
         if values is None or self._features == "store":
+            if isinstance(values, str):  # as JSON, so that it is read back as the text it was
+                return json.dumps(values)
             return values.copy() if isinstance(values, np.ndarray) else copy.deepcopy(values)
         content = values.tobytes() if isinstance(values, np.ndarray) else repr(values).encode()
         return hashlib.blake2b(content, digest_size=16).hexdigest()

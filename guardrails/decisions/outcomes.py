@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
 import threading
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
 Status: TypeAlias = Literal["stored", "kept", "duplicate", "queued", "lost"]
 
 FIELDS = ("decision_id", "feedback_id", "label", "name", "reward", "served_action", "shown", "slot")
+MOST_REWARD = 1e15
+"""Sums and squares of rewards up to here are numbers; what anybody may send must not spoil an estimate of all."""
 MAX_LABEL = 64 * 1024
 """Characters of a label's JSON text."""
 MAX_SHOWN = 1000
@@ -231,16 +232,13 @@ def _content(reward: Reward) -> str:
 def _reward(value: Any) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not _finite(value):
-        raise ValueError("reward is a finite number.")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not _small(value):
+        raise ValueError(f"reward is a finite number, between {-MOST_REWARD:g} and {MOST_REWARD:g}.")
     return float(value)
 
 
-def _finite(value: float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # an integer too long for a float
-        return False
+def _small(value: float) -> bool:
+    return -MOST_REWARD <= value <= MOST_REWARD  # NaN is not, nor is an integer too long for a float
 
 
 def _shown_actions(value: Any) -> int | list[int] | None:

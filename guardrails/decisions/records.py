@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import decimal
 import json
+import os
+import uuid
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -137,11 +141,15 @@ def _plain(value: Any) -> Any:
 
 
 def _for_json(value: Any) -> Any:
-    """What JSON has no form of: NumPy's numbers and arrays, bytes in hex; of anything else what it says of itself."""
+    """What JSON has no form of: NumPy's numbers and arrays, bytes in hex, what names things or moments as text."""
     if isinstance(value, np.ndarray | np.generic):
         plain = value.tolist()
         return str(value) if isinstance(plain, np.generic) else plain  # a long double is its own item
-    return value.hex() if isinstance(value, bytes) else str(value)
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, uuid.UUID | dt.date | decimal.Decimal | os.PathLike):
+        return str(value)
+    raise TypeError(f"a record cannot hold what is of type {type(value).__name__}")
 
 
 _SIMPLE = frozenset({str, float, int, bool, type(None)})

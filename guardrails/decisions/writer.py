@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 import threading
 import time
 import uuid
+import weakref
 from collections import deque
 from collections.abc import Iterable
 from datetime import datetime, timezone
@@ -60,8 +62,13 @@ class DecisionLog:
     def __init__(self, store: Store, capacity: int = CAPACITY, retention: float | None = None) -> None:
         self.store = store
         self.retention = retention
-        self._queue: deque[Record] = deque()
         self._capacity = capacity
+        self._begin()
+        _all.add(self)
+
+    def _begin(self) -> None:
+        """With an empty queue and a thread of its own; again in a process that was forked off, which has no thread."""
+        self._queue: deque[Record] = deque()
         self._held: tuple[int, dict[str, list[dict[str, Any]]]] | None = None  # the first of the queue, made ready
         self._wake = threading.Event()
         self._stop = threading.Event()
@@ -186,7 +193,7 @@ class DecisionLog:
                     rows["reward"].append(record.row())
                 else:
                     rows["decision"].append(record.row())
-            except (TypeError, ValueError, RecursionError, AttributeError) as error:
+            except Exception as error:  # noqa: BLE001  # whatever it is of
                 self._lose(error)  # one record nobody can write must not hold up those behind it
         return count, rows
 
@@ -257,6 +264,9 @@ class DecisionLog:
         self._closed = True
         tell_down(self, False)  # nobody waits for it any more
         lost = len(self._queue)
+        if self._held is not None:  # of the first ones some are written, and some counted as unwritable
+            count, rows = self._held
+            lost += sum(map(len, rows.values())) - count
         if lost:
             self.dropped += lost
             metrics.decisions_dropped().labels("shutdown").inc(lost)
@@ -277,6 +287,22 @@ def close_all(logs: Iterable[DecisionLog], timeout: float = CLOSE_TIMEOUT) -> No
 
 _logs: dict[str, DecisionLog] = {}
 _lock = threading.Lock()
+_all: weakref.WeakSet[DecisionLog] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """What waits in the parent's queues is the parent's to write; connections are its own, too."""
+    global _lock
+    _lock = threading.Lock()
+    for log in list(_all):
+        forget = getattr(log.store, "forget_connections", None)
+        if forget is not None:
+            forget()
+        log._begin()  # noqa: SLF001
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def open_log(url: str, retention: float | str | None = None) -> DecisionLog:

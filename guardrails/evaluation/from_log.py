@@ -23,6 +23,8 @@ from guardrails.evaluation.targets import GREEDY, UNIFORM, Target, name_of, prob
 
 WEIGHTED, MODELLED = ("ips", "snips"), ("dm", "dr", "switch")
 ESTIMATORS = (*WEIGHTED, *MODELLED)
+FOLDS = 3
+"""Of the rows that a reward model learns from, each part is predicted from the others."""
 TAU = 10.0
 """Above this weight `switch` believes the reward model alone."""
 
@@ -91,8 +93,8 @@ def evaluate(
         targets: ``"greedy"`` (the model's own choice, always), ``"uniform"``, ``"logged"``, policies, or what
             `guardrails.evaluation.targets.target_of` reads.
         estimators: of ``ips``, ``snips``, ``dm``, ``dr``, ``switch``; by default ``snips``, and ``dr`` for choices with
-            the same candidates throughout. The last three need a reward model, which is cross-fitted from the features
-            where these are rows of numbers, else from the mean of each action.
+            the same candidates throughout, three or more. The last three need a reward model, which is cross-fitted
+            from the features where these are rows of numbers, else from the mean of each action.
         confidence: of the intervals.
         seed: of bootstraps.
 
@@ -138,7 +140,7 @@ def evaluate(
 
 def _chosen(estimators: Sequence[str] | None, rows: Rows) -> tuple[str, ...]:
     if estimators is None:
-        return ("snips", "dr") if rows.alike else ("snips",)
+        return ("snips", "dr") if rows.alike and _folds(rows) == FOLDS else ("snips",)
     for name in estimators:
         if name not in ESTIMATORS:
             raise ValueError(f"estimator {name!r} is none of {', '.join(ESTIMATORS)}.")
@@ -147,19 +149,30 @@ def _chosen(estimators: Sequence[str] | None, rows: Rows) -> tuple[str, ...]:
                 f"{name} needs a reward model, which these decisions have none for: it takes choices among the same "
                 f"candidates throughout. Take {' or '.join(WEIGHTED)}."
             )
+        if name in MODELLED and _folds(rows) < FOLDS:
+            raise ValueError(
+                f"{name} needs a reward model, which is learned from other rows than it predicts: that takes {FOLDS} "
+                f"decisions (of {FOLDS} units, where units repeat) at least. Take {' or '.join(WEIGHTED)}."
+            )
     return tuple(estimators)
+
+
+def _folds(rows: Rows) -> int:
+    """How many parts a reward model can be cross-fitted over, at most `FOLDS`."""
+    unit = rows.options.get("unit")
+    return min(FOLDS, len(rows.reward) if unit is None else len(np.unique(unit)))
 
 
 def _predicted(logged: Logged) -> Floats:
     """The reward of each candidate, by a model that has not seen the row."""
     try:
         features: npt.NDArray[np.float64] | None = np.array(logged.features, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # a client's integer of hundreds of digits is one
         features = None
     if features is not None and (features.ndim != 2 or not np.isfinite(features).all()):  # noqa: PLR2004
         features = None
     units = None if logged.unit == logged.decision_id else np.array(logged.unit)
-    return cross_fitted(features, logged.action, logged.reward, len(logged.pmf[0]), unit=units)
+    return cross_fitted(features, logged.action, logged.reward, len(logged.pmf[0]), folds=FOLDS, unit=units)
 
 
 def _judge(

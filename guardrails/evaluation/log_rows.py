@@ -91,15 +91,19 @@ def _of_action(pmfs: list[Floats], action: Ints) -> Floats:
 
 
 def mixed(logged: Logged, rows: Rows) -> tuple[Floats, int, list[str]]:
-    """The propensity of each row under the mixture of all policies that wrote the log with the same model."""
-    written = list(zip(logged.policy, logged.model, strict=True))
+    """The propensity of each row under the mixture of all policies that wrote it: those of its method and model.
+
+    A mixture is drawn from for the same decisions; what one method decides another's policy never saw.
+    """
+    written = list(zip(logged.policy, logged.model, logged.api, strict=True))
     versions = len(set(written))
     if versions == 1:
         return rows.propensity, 1, []
     propensity, per = rows.propensity.copy(), len(rows.propensity) // len(logged)
     balanced = 0
-    for model in {model for _, model in written}:
-        mine = np.array([other == model for other in logged.model])
+    who = list(zip(logged.model, logged.api, strict=True))
+    for one in set(who):
+        mine = np.array([other == one for other in who])
         part = logged.select(mine)
         if len(set(part.policy)) == 1:
             continue
@@ -114,8 +118,11 @@ def _on_versions(versions: int, balanced: int) -> str:
     if balanced == versions:
         return f"{versions} policies wrote this log: each decision is weighed as if drawn from their mixture."
     if balanced:
-        return f"{versions} policies and models wrote this log: where policies share a model, by their mixture."
-    return f"{versions} policies and models wrote this log: each decision is weighed by its own."
+        return (
+            f"{versions} policies, models and methods wrote this log: where policies share a model and a method, each "
+            "decision is weighed as if drawn from their mixture."
+        )
+    return f"{versions} policies, models and methods wrote this log: each decision is weighed by its own."
 
 
 def _mixture_of(logged: Logged, rows: Rows) -> Floats | None:

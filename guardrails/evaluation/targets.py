@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -79,7 +80,7 @@ def _read(path: Path) -> FromFile:
             from guardrails.contrib.arrow import read_columns
 
             columns = read_columns(path, ("decision_id", "pmf", "action"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, BadZipFile) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     ids, rows = columns.get("decision_id"), columns.get("pmf", columns.get("action"))
     if ids is None or rows is None or len(ids) != len(rows):
@@ -101,12 +102,19 @@ def probabilities(target: Target, logged: Logged) -> list[Floats]:
     if isinstance(target, FromFile):
         return [_from_file(target, logged, at) for at in range(len(logged))]
     if target == UNIFORM:
-        return [np.full(len(pmf), 1.0 / len(pmf)) for pmf in logged.pmf]
+        return [_uniform(len(pmf), out) for pmf, out in zip(logged.pmf, logged.excluded, strict=True)]
     if target == GREEDY:
         if (logged.greedy < 0).any():
             raise ValueError("greedy: the log does not say what the model's own choice was.")
         return [_one_hot(at, len(pmf)) for at, pmf in zip(logged.greedy.tolist(), logged.pmf, strict=True)]
     return _by_policy(target, logged)
+
+
+def _uniform(size: int, excluded: list[int] | None) -> Floats:
+    """All that may be served alike."""
+    pmf = np.ones(size)
+    pmf[excluded or []] = 0.0
+    return pmf / pmf.sum()
 
 
 def _one_hot(at: int, size: int) -> Floats:
@@ -199,7 +207,8 @@ def at_positions(target: Target, logged: Logged) -> Floats:
     if isinstance(target, str):
         _require(_Ranks(), "pmf", logged)
         if target == UNIFORM:
-            return np.repeat([[1.0 / len(scores)] for scores in logged.scores], slots, axis=1)
+            offers = [len(scores) - len(out or ()) for scores, out in zip(logged.scores, logged.excluded, strict=True)]
+            return np.repeat(1.0 / np.array(offers, dtype=np.float64)[:, np.newaxis], slots, axis=1)
         own = [np.argsort(-scores, kind="stable")[:slots] for scores in logged.scores]
         same: Floats = (np.array(own) == np.array(logged.served)).astype(np.float64)
         return same

@@ -88,7 +88,6 @@ class Explorer:
         codec, asked = self._read(call, answer)
         index = call.primary.index
         rows = range(len(asked)) if index is None else index.tolist()
-        self._writer.try_out(answer, codec, asked, rows)
         excluded = None if self._exclude is None else self._exclude(call)
         if index is not None and isinstance(excluded, np.ndarray) and excluded.ndim > 1:
             excluded = excluded[index]
@@ -99,6 +98,7 @@ class Explorer:
         differs: list[bool] | None = None
         try:
             drawn = self._drawing.draw(asked, admitted, excluded)
+            self._writer.try_out(answer, codec, asked, drawn, rows)
             answer = self._writer.written(answer, codec, asked, drawn, rows) if self._enforce else answer
             differs = [one.differs and self._enforce for one in drawn]
         finally:

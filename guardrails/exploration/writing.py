@@ -37,16 +37,17 @@ class Writer:
         self._foreign = options.enforce and (options.apply is not None or options.scores is not None)
         self.broken = False
 
-    def try_out(self, answer: Any, codec: Codec, asked: Asked, rows: Sequence[int]) -> None:
-        """Write some other choice into a copy, before anything is drawn.
+    def try_out(self, answer: Any, codec: Codec, asked: Asked, drawn: list[Drawn], rows: Sequence[int]) -> None:
+        """Write some other choice into a copy, for each row that might have differed, whether it does or not.
 
         Raises:
-            Exception: whatever comes of it; then nothing is drawn.
+            Exception: whatever comes of it; then nothing is explored.
         """
-        if not self._foreign:
+        free = [at for at, one in enumerate(drawn) if self._foreign and self._might_differ(one)]
+        if not free:
             return
         spare = copy.deepcopy(answer)  # it may be changed in place
-        for at in range(len(asked)):
+        for at in free:
             spare = _write(codec, spare, None if asked.single else rows[at], *self._another(asked, at))
 
     def written(self, answer: Any, codec: Codec, asked: Asked, drawn: list[Drawn], rows: Sequence[int]) -> Any:
@@ -66,6 +67,12 @@ class Writer:
             logger.exception("an answer could not be written back: this worker explores this method no more")
             raise
         return answer
+
+    def _might_differ(self, one: Drawn) -> bool:
+        """By the probabilities alone, never by what was drawn."""
+        if one.refused is not None:
+            return False
+        return self._kind in (RANKING, VALUE) or float(one.pmf[one.own]) < 1.0
 
     def _named(self, one: Drawn, asked: Asked, at: int) -> tuple[Any, Any]:
         """The model's own choice and the drawn one as whoever writes them knows them: listed candidates by name."""

@@ -42,7 +42,8 @@ def _loop(known: dict[str, Any], computed: str) -> str:
     gain = known["gain"]
     said = escape(str(known["no_gain"]))
     if gain is not None:
-        said = f"{gain['value']:.2f} ({gain['low']:.2f} to {gain['high']:.2f}): {escape(gain['meaning'])}"
+        value, low, high = (_number(gain[name]) or "unknown" for name in ("value", "low", "high"))
+        said = f"{value} ({low} to {high}): {escape(gain['meaning'])}"
     cells = "".join(
         f"<tr><th>{name.replace('_', ' ')}<td>{_number(known['greedy'][name])}<td>{_number(known['shown'][name])}"
         for name in _LOOP

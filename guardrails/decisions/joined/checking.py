@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from guardrails.decisions.joined.logged import TOLERANCE, Floats, Ints, Logged
+from guardrails.decisions.joined.logged import TOLERANCE, Floats, Ints, Logged, same_probability
 from guardrails.typing import Mask
 
 
@@ -39,7 +39,7 @@ def _refuse_actions(logged: Logged) -> None:
     lowest = np.array([pmf.min() for pmf in logged.pmf], dtype=np.float64)
     _refuse(logged, lowest < 0.0, "has the probability {}", lowest)
     own = np.array([pmf[at] for pmf, at in zip(logged.pmf, logged.action.tolist(), strict=True)], dtype=np.float64)
-    _refuse(logged, ~(np.abs(own - logged.propensity) <= TOLERANCE), "has a propensity that is not its pmf's, {}", own)
+    _refuse(logged, ~same_probability(own, logged.propensity), "has a propensity that is not its pmf's, {}", own)
 
 
 def _refuse(logged: Logged, bad: Mask, problem: str, values: Floats | Ints) -> None:

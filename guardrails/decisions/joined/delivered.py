@@ -43,7 +43,8 @@ def delivered(rewards: Iterable[Mapping[str, Any]], number_of: Mapping[str, int]
     result = Delivered()
     found: list[tuple[float, str, str, int, Mapping[str, Any]]] = []
     for row in rewards:
-        at = number_of.get(row.get("decision_id"))  # type: ignore[arg-type]
+        identity = row.get("decision_id")
+        at = number_of.get(identity) if isinstance(identity, str) else None
         if at is None:
             result.orphans += 1
             continue
@@ -118,6 +119,13 @@ class Earned:
         elif aggregate == "min":
             values[key] = min(before, reward)
         self._counts[key] = self._counts.get(key, 0) + 1
+
+    def beyond(self) -> set[int]:
+        """The decisions whose rewards, together, are larger than numbers go."""
+        totals: dict[int, float] = {}
+        for (at, _), value in self._values.items():
+            totals[at] = totals.get(at, 0.0) + abs(value)
+        return {at for at, total in totals.items() if not math.isfinite(total)}
 
     def get(self, key: tuple[int, int | None], default: float) -> float:
         """What came together, or the default."""

@@ -15,7 +15,12 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 Ints: TypeAlias = npt.NDArray[np.int64]
 
 TOLERANCE = 1e-6
-"""How far from one the probabilities of a decision may sum, and from its pmf a propensity may lie."""
+"""How far from one the probabilities of a decision may sum, and, as a share, from its pmf a propensity may lie."""
+
+
+def same_probability(own: Any, told: Any) -> Any:
+    """Whether probabilities are the same but for rounding: relatively, since what counts is 1 / propensity."""
+    return abs(own - told) <= TOLERANCE * own
 
 
 @dataclass(frozen=True)

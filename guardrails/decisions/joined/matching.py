@@ -167,6 +167,8 @@ def earn(state: State, given: Delivered, options: JoinOptions) -> Rewards:
         except MalformedRecord as problem:
             state.refuse(at, str(problem))
             rewards.unused += 1
+    for at in rewards.earned.beyond():
+        state.refuse(at, "rewards that add up to infinity")
     # A decision that was refused for a later reward of its own takes the earlier ones with it.
     rewards.unused += sum(count for at, count in rewards.counted.items() if state.left_out[at] is not None)
     return rewards

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from guardrails.decisions.joined.logged import TOLERANCE, Floats
+from guardrails.decisions.joined.logged import TOLERANCE, Floats, same_probability
 
 KINDS = ("choice", "ranking", "threshold", "value")
 NONE = -1
+MOST = 2**31
+"""Numbers of actions lie below."""
 _UNKNOWN = np.empty(0)
 _decoded = json.JSONDecoder().decode
 
@@ -94,6 +96,7 @@ def read_decision(row: Mapping[str, Any]) -> ReadDecision:
         raise MalformedRecord("a propensity outside (0, 1]")
     if kind is not None:
         _CHECKS[kind](read, pmf)
+        _check_excluded(read)
         if read.eligible and np.isnan(read.scores).any():
             raise MalformedRecord("a score that is NaN")
     return read
@@ -128,7 +131,10 @@ def finite(value: Any, name: str) -> float:
     """A finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.number):
         raise MalformedRecord(f"{name} that is no number")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an integer too long for a float
+        number = math.inf
     if not math.isfinite(number):
         raise MalformedRecord(f"{name} that is not finite")
     return number
@@ -138,7 +144,7 @@ def _number(value: Any, name: str) -> int:
     """An action's number; `NONE` where there is none."""
     if value is None:
         return NONE
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value < MOST:
         raise MalformedRecord(f"{name} that is no number of an action")
     return int(value)
 
@@ -168,6 +174,12 @@ def _excluded(value: Any) -> list[int] | None:
     return None if listed is None else [_number(entry, "excluded") for entry in listed]
 
 
+def _check_excluded(read: ReadDecision) -> None:
+    candidates = len(read.scores) or len(read.actions or ()) or (0 if read.kind == "ranking" else len(read.pmf))
+    if read.excluded and candidates and max(read.excluded) >= candidates:
+        raise MalformedRecord("an excluded candidate that there is not")
+
+
 def _check_choice(read: ReadDecision, pmf: Any) -> None:
     sizes = {len(values) for values in (read.pmf, read.scores, read.actions) if values is not None and len(values)}
     _check_action(read, pmf, sizes)
@@ -187,7 +199,7 @@ def _check_action(read: ReadDecision, pmf: Any, sizes: set[int]) -> None:
         raise MalformedRecord("an action out of range")
     if len(read.pmf):
         _check_sum(pmf if isinstance(pmf, Sequence) else read.pmf.tolist())
-        if read.action != NONE and abs(read.pmf[read.action] - read.propensity) > TOLERANCE:
+        if read.action != NONE and not same_probability(read.pmf[read.action], read.propensity):
             raise MalformedRecord("a propensity that is not its pmf's")
     elif not read.eligible and size and read.action != NONE:
         read.pmf = np.zeros(size)  # nothing was drawn: it was served with certainty

@@ -13,6 +13,7 @@ from guardrails.errors import DecisionStoreError
 _BACKENDS = ("sqlite", "postgresql")
 _KEEPALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 15_000}
 """A PostgreSQL whose machine is gone is noticed within 15 to 25 s, not within the hours TCP waits by itself."""
+_SECRETS = ("password", "sslpassword", "passfile")
 _EXTRA = 'PostgreSQL needs psycopg 3: pip install "bento-guardrails[postgres]".'
 
 
@@ -34,10 +35,10 @@ def open_engine(url: str, timeout: float) -> Opened:
     Raises:
         DecisionStoreError: the URL is none of SQLite or PostgreSQL, or its driver is missing.
     """
-    shown = url
+    shown = _without_credentials(url)
     try:
         parsed = _with_driver(sa.make_url(_modern(url)))
-        shown = parsed.render_as_string(hide_password=True)
+        shown = shown_url(parsed)
         backend = parsed.get_backend_name()
         if backend not in _BACKENDS:
             raise DecisionStoreError(
@@ -51,9 +52,10 @@ def open_engine(url: str, timeout: float) -> Opened:
     except ImportError as error:
         hint = _EXTRA if "psycopg" in str(error) or "pq" in str(error) else "Install its driver."
         raise DecisionStoreError(f"decisions={shown!r} cannot be opened: {error}. {hint}") from error
-    except (sa.exc.ArgumentError, OSError) as error:
+    except (sa.exc.ArgumentError, ValueError, OSError) as error:
+        reason = error if isinstance(error, OSError) else "it is no such URL"  # SQLAlchemy's own words repeat it
         raise DecisionStoreError(
-            f"decisions={shown!r} cannot be opened: {error}. Give an SQLAlchemy URL such as sqlite:///decisions.db."
+            f"decisions={shown!r} cannot be opened: {reason}. Give an SQLAlchemy URL such as sqlite:///decisions.db."
         ) from error
 
 
@@ -75,7 +77,23 @@ def _file_of(url: sa.URL) -> Path | None:
 
 
 def _modern(url: str) -> str:
-    return "postgresql://" + url.removeprefix("postgres://") if url.startswith("postgres://") else url
+    scheme, colon, rest = url.partition("://")
+    scheme = scheme.lower()
+    return f"{'postgresql' if scheme == 'postgres' else scheme}{colon}{rest}"
+
+
+def shown_url(url: sa.URL) -> str:
+    """How a database is called in logs and on the status page: without what opens it."""
+    query = {name: "***" if name in _SECRETS else value for name, value in url.query.items()}
+    return url.set(query=query).render_as_string(hide_password=True)
+
+
+def _without_credentials(url: str) -> str:
+    """Of a URL that may not even be one: nothing from before the last at-sign, and no query."""
+    scheme, colon, rest = str(url).partition("://")
+    rest = rest.partition("?")[0] if colon else scheme.partition("?")[0]
+    rest = f"***@{rest.rpartition('@')[2]}" if "@" in rest else rest
+    return f"{scheme}://{rest}" if colon else rest
 
 
 def _with_driver(url: sa.URL) -> sa.URL:

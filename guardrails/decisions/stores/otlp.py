@@ -131,12 +131,16 @@ def _endpoint(url: str) -> tuple[str, str]:
     from urllib.parse import urlsplit
 
     parts = urlsplit(url.removeprefix("otlp+"))
+    try:
+        parts.port  # noqa: B018  # raises where it is no number
+    except ValueError:
+        parts = parts._replace(netloc="")
     if not url.startswith("otlp+") or parts.scheme not in ("http", "https") or not parts.hostname:
         raise DecisionStoreError(
             f"decisions={url.rpartition('@')[2]!r} is no OTLP address. Write otlp+http://host:4318/v1/logs."
         )
     path = parts.path if parts.path not in ("", "/") else "/v1/logs"
-    shown = parts._replace(path=path, netloc=parts.netloc.rpartition("@")[2]).geturl()
+    shown = parts._replace(path=path, netloc=parts.netloc.rpartition("@")[2], query="").geturl()
     return parts._replace(path=path).geturl(), f"otlp+{shown}"
 
 

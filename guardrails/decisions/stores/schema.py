@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.schema import CreateColumn, CreateIndex, CreateTable
 
 from guardrails.decisions.records import VERSION
+from guardrails.decisions.stores.engines import shown_url
 from guardrails.errors import DecisionStoreError
 
 _metadata = sa.MetaData()
@@ -86,7 +87,7 @@ def prepare(engine: sa.Engine) -> None:
     with engine.connect() as connection:
         complete = is_complete(connection)
         if complete:
-            check_version(connection, str(engine.url))
+            check_version(connection, shown_url(engine.url))
     if complete:
         return
     with engine.begin() as connection:
@@ -99,7 +100,7 @@ def prepare(engine: sa.Engine) -> None:
             _add_missing(connection, table)
             for index in table.indexes:
                 connection.execute(CreateIndex(index, if_not_exists=True))
-        check_version(connection, str(engine.url))
+        check_version(connection, shown_url(engine.url))
 
 
 def is_complete(connection: sa.Connection) -> bool:

@@ -219,6 +219,10 @@ class DecisionStore:
                 gone += deleted
         return gone
 
+    def forget_connections(self) -> None:
+        """In a process that was forked off: the connections are the parent's, and are left alone."""
+        self.engine.dispose(close=False)
+
     def close(self) -> None:
         """Give all connections back."""
         self.engine.dispose()

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from guardrails.decisions.joined.logged import Logged
+from guardrails.decisions.joined.names import key_of
 
 Array = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -49,13 +50,13 @@ class Chosen:
     def mask(self, names: Sequence[Any]) -> Mask:
         """Items by name as a mask over the catalogue."""
         number = {name: at for at, name in enumerate(self.items)}
-        unknown = [name for name in names if _key(name) not in number]
+        unknown = [name for name in names if key_of(name) not in number]
         if unknown:
             raise ValueError(
                 f"{unknown[0]!r} (and {len(unknown) - 1} more) is no item of the {len(self.items)} there are"
             )
         mask = np.zeros(len(self.items), dtype=bool)
-        mask[[number[_key(name)] for name in names]] = True
+        mask[[number[key_of(name)] for name in names]] = True
         return mask
 
     def outside(self) -> list[Mask]:
@@ -90,7 +91,9 @@ def read(logged: Logged, items: Sequence[Any] | None = None) -> Chosen:
             f"none of the {len(logged)} decisions says what the model itself chose: is @gr.explore on the method?"
         )
     names = [_names(logged, at) for at in rows]
-    catalogue = list(map(_key, items)) if items is not None else list(dict.fromkeys(n for some in names for n in some))
+    catalogue = (
+        list(map(key_of, items)) if items is not None else list(dict.fromkeys(n for some in names for n in some))
+    )
     if items is None and not any(logged.actions):
         catalogue.sort()
     number = {name: at for at, name in enumerate(catalogue)}
@@ -122,7 +125,7 @@ def _names(logged: Logged, at: int) -> list[Any]:
     """What the candidates of a decision are called."""
     actions = logged.actions[at]
     if actions is not None:
-        return list(map(_key, actions))
+        return list(map(key_of, actions))
     known = max(len(logged.scores[at]), len(logged.pmf[at]) if logged.kind == "choice" else 0)
     return list(range(max(known, int(logged.greedy[at]) + 1, int(logged.action[at]) + 1)))
 
@@ -138,9 +141,3 @@ def _rewards(logged: Logged, rows: list[int]) -> list[Array] | None:
     if logged.kind == "choice":
         return [logged.reward[at : at + 1] for at in rows]
     return None if logged.slot_reward is None else [logged.slot_reward[at] for at in rows]
-
-
-def _key(name: Any) -> Any:
-    """Names are compared as the log holds them: a list, which JSON makes of a tuple, cannot be a key."""
-    name = name.item() if isinstance(name, np.generic) else name
-    return tuple(name) if isinstance(name, list) else name

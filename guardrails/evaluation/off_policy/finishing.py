@@ -104,12 +104,31 @@ def by_weights(rows: Weighted, method: str, how: Wanted, low_overlap: str) -> Es
         low, high = _cressie_read(rows, how, ends, notes)
     else:
         low, high = of_ratio(kind, top, bottom, rows, how)
+    low, high = _unvaried((low, high), rows, how, ends)
     if not low <= value <= high:
         notes.append(
             f"The value lies outside of its interval, which allows for weights averaging {rows.weight.mean():.3f} "
             "instead of 1: believe the interval, or snips."
         )
     return finished(value, (low, high), rows, f"{method}, {kind}", how, notes)
+
+
+def _unvaried(
+    interval: tuple[float, float], rows: Weighted, how: Wanted, ends: tuple[float, float]
+) -> tuple[float, float]:
+    """The interval, with room for rewards that were not seen, where all that counts earned the same.
+
+    Intervals that go by variation take that for certainty. But if a share q of rewards is like those seen, m of them
+    are alike with probability q^m, which is alpha / 2 at q = (alpha / 2)^(1 / m); the others may be worst or best. For
+    rewards of 0 and 1 it is the exact binomial interval (Clopper and Pearson 1934).
+    """
+    earned = rows.reward[rows.weight > 0]
+    if (earned != earned[0]).any():
+        return interval
+    alike = rows.ess if rows.unit is None else effective_size(np.bincount(rows.unit, rows.weight))
+    share = ((1 - how.confidence) / 2) ** (1 / alike)
+    low, high = (share * float(earned[0]) + (1 - share) * end for end in ends)
+    return min(interval[0], low), max(interval[1], high)
 
 
 def _cressie_read(rows: Weighted, how: Wanted, ends: tuple[float, float], notes: list[str]) -> tuple[float, float]:
