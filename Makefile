@@ -35,11 +35,11 @@ test: $(TEST)/.ready  ## the whole suite; what is optional and missing (trace ba
 test-full: $(TEST)/.ready  ## the suite and its heavy sweeps
 	@$(TEST)/bin/python -m pytest -q
 
-# What depends on the servers rather than on numpy is left to `make test`.
-SERVED_ONCE := chaos schemathesis digits bento drift prometheus
+# What depends on servers and databases rather than on numpy is left to `make test`.
+RUN_ONCE := tests/served tests/decisions
 
-test-numpy2: $(NUMPY2)/.ready  ## the suite without alibi-detect, on numpy 2
-	@$(NUMPY2)/bin/python -m pytest -q -m "not full" $(SERVED_ONCE:%=--ignore=tests/served/test_%.py)
+test-numpy2: $(NUMPY2)/.ready  ## the suite without alibi-detect, servers and databases, on numpy 2
+	@$(NUMPY2)/bin/python -m pytest -q -m "not full" $(RUN_ONCE:%=--ignore=%)
 
 lint: $(TEST)/.ready  ## ruff
 	@$(TEST)/bin/ruff check guardrails services tests benchmarks
