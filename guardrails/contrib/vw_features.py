@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,17 +11,21 @@ import numpy as np
 
 Features = list[tuple[str, float]]
 
-_ESCAPED = {character: f"%{ord(character):02X}" for character in "% :|\t\n\r\x0b\x0c\x00"}
+_ENDS = re.compile(r"[%:|\x00\s]")
 
 
 def escaped(name: str) -> str:
-    """A name without what ends one: space, ``:``, ``|`` (and ``%``), each as ``%`` and two hex digits.
+    """A name without what ends one: any space, ``:``, ``|`` (and ``%``), each byte as ``%`` and two hex digits.
 
     A leading ``_`` is written so, too: in JSON it marks what is no feature.
     """
     name = name.encode("utf-8", "backslashreplace").decode()  # a lone surrogate, which JSON may bring, is no text
-    safe = "".join(_ESCAPED.get(character, character) for character in name)
+    safe = _ENDS.sub(_as_hex, name)
     return "%5F" + safe[1:] if safe.startswith("_") else safe or "%"
+
+
+def _as_hex(found: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in found[0].encode())
 
 
 def features_of(values: Any, names: Sequence[str] | None = None) -> Features:
@@ -56,7 +61,7 @@ def _feature(name: str, value: Any) -> tuple[str, float] | None:
         if math.isnan(number):
             return None
         if math.isinf(number):
-            raise ValueError(f"the feature {name} is not finite")
+            raise ValueError(f"the feature {name} is {number}")
         # VW computes in single precision: nine digits say all of it, in text and in JSON alike.
         return escaped(name), float(f"{number:.9g}")
     return escaped(f"{name}={value}"), 1.0

@@ -90,7 +90,7 @@ def decisions_dropped() -> Counter:
 def decisions_store_down() -> Gauge:
     """Whether a decision store takes nothing."""
     text = "1 while a decision store does not take records, in any worker; they wait as long as the queue has room."
-    return gauge("guardrails_decisions_store_down", text, ("store",), "livemax")
+    return gauge(semconv.DECISIONS_STORE_DOWN, text, ("store",), "livemax")
 
 
 @functools.cache

@@ -80,6 +80,7 @@ class DecisionLog:
         self._next_prune = time.monotonic() + PRUNE_AFTER * random.uniform(0.5, 1.5)  # not all workers at once
         self.written = 0
         self.dropped = 0
+        self._told: set[str] = set()
         self.down_since: float | None = None
         self._error: str | None = None
         self._dropped_before = 0
@@ -225,7 +226,12 @@ class DecisionLog:
     def _lose(self, error: Exception) -> None:
         self.dropped += 1
         metrics.decisions_dropped().labels("unwritable").inc()
-        logger.warning("a decision record cannot be written and was dropped: %s", error)
+        kind = type(error).__name__
+        level = logging.DEBUG if kind in self._told else logging.WARNING  # anybody may send what cannot be written
+        self._told.add(kind)
+        # The driver's own words: SQLAlchemy's repeat the record, features and all.
+        reason = str(getattr(error, "orig", error))[:300]
+        logger.log(level, "a decision record cannot be written and was dropped (%s: %s)", kind, reason)
 
     def _goes_down(self, error: str) -> None:
         self._error = error

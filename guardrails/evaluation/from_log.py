@@ -23,8 +23,11 @@ from guardrails.evaluation.targets import GREEDY, UNIFORM, Target, name_of, prob
 
 WEIGHTED, MODELLED = ("ips", "snips"), ("dm", "dr", "switch")
 ESTIMATORS = (*WEIGHTED, *MODELLED)
+DAY = 86_400.0
 FOLDS = 3
 """Of the rows that a reward model learns from, each part is predicted from the others."""
+OFF, SURE = 0.1, 1e-6
+"""Weights whose mean is so far from 1, and not by chance, say that something is missing."""
 TAU = 10.0
 """Above this weight `switch` believes the reward model alone."""
 
@@ -134,8 +137,20 @@ def evaluate(
         on_policy=replace(on_policy, method="on-policy mean"),
         judged=tuple(judged),
         versions=versions,
-        notes=(*notes, *rows.notes),
+        notes=(*notes, *rows.notes, *_on_units(usable)),
     )
+
+
+def _on_units(logged: Logged) -> list[str]:
+    """What intervals cannot know where draws were kept for a day."""
+    shared = any(unit != identity for unit, identity in zip(logged.unit, logged.decision_id, strict=True))
+    if not shared or float(logged.ts.max() - logged.ts.min()) < DAY:
+        return []
+    text = (
+        "Draws were kept by units, a day each: intervals take a unit's days for independent of each other. Where units "
+        "differ much, and come again on many days, they are too narrow: judge one day at a time (since=, until=)."
+    )
+    return [text]
 
 
 def _chosen(estimators: Sequence[str] | None, rows: Rows) -> tuple[str, ...]:
@@ -198,8 +213,20 @@ def _judge(
             estimate = {"ips": ips, "snips": snips}[name](rows.reward, propensity, would, **choices, **shared)
         else:
             estimate = _modelled(name, rows.reward, propensity, would, logged, choices, q, shared)
+        if lost := _lost(seen):
+            estimate = replace(estimate, warnings=(*estimate.warnings, lost))
         judged.append(Judged(name_of(target), name, _scaled(estimate, rows.scale), seen))
     return judged
+
+
+def _lost(seen: Overlap) -> str:
+    """Where not all probabilities are known, it is the weights that tell what the log cannot have done."""
+    if seen.unsupported is not None or abs(seen.mean_weight - 1.0) < OFF or seen.p_value > SURE:
+        return ""
+    return (
+        f"Weights average {seen.mean_weight:.3g} instead of 1: the log cannot have done all that this policy does, or "
+        "its propensities are wrong. Neither the value nor the interval allows for that."
+    )
 
 
 def _modelled(

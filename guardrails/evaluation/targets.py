@@ -80,7 +80,7 @@ def _read(path: Path) -> FromFile:
             from guardrails.contrib.arrow import read_columns
 
             columns = read_columns(path, ("decision_id", "pmf", "action"))
-    except (OSError, ValueError, BadZipFile) as error:
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     ids, rows = columns.get("decision_id"), columns.get("pmf", columns.get("action"))
     if ids is None or rows is None or len(ids) != len(rows):
@@ -112,9 +112,10 @@ def probabilities(target: Target, logged: Logged) -> list[Floats]:
 
 def _uniform(size: int, excluded: list[int] | None) -> Floats:
     """All that may be served alike."""
-    pmf = np.ones(size)
+    pmf: Floats = np.ones(size)
     pmf[excluded or []] = 0.0
-    return pmf / pmf.sum()
+    pmf /= pmf.sum()
+    return pmf
 
 
 def _one_hot(at: int, size: int) -> Floats:

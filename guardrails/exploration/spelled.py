@@ -33,7 +33,10 @@ def policy_of(text: str) -> Policy:
         raise ValueError(f"{text!r} spells no policy: {error}. Write it as in EpsilonGreedy(0.05).") from error
     if not isinstance(tree, ast.Call):
         raise ValueError(f"{text!r} spells no policy. Write it as in EpsilonGreedy(0.05).")  # noqa: TRY004  # a text
-    policy: Policy = _made(tree, text)
+    try:
+        policy: Policy = _made(tree, text)
+    except RecursionError as error:
+        raise ValueError(f"{text[:60]!r}... spells no policy: it is nested too deeply") from error
     return policy
 
 

@@ -17,7 +17,7 @@ from guardrails.serving.status import Worker
 
 MAX_BODY = 64 * 1024
 HTML = "text/html; charset=utf-8"
-_NO_STORE = "There is no store of decisions to read: this service was installed without a database in decisions=..."
+_NO_STORE = "There is no loop to look for: nothing is explored here, or there is no database in install(decisions=...)."
 _COMMANDS = (
     'Send {"action": "acknowledge"} (with "alarm": its id, or for all), or {"action": "reset"} (with "baseline": '
     '"recent" to compare with what came since the last alarm from now on); "profile" chooses among several.'

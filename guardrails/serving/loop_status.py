@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
+
+from guardrails.core.shared_folder import in_server, shared_folder
+from guardrails.drift.lock import HostLock
 
 logger = logging.getLogger("guardrails")
 
@@ -23,35 +29,57 @@ _VARIABLE = "GUARDRAILS_LOOP_STORE"
 class LoopStatus:
     """The last known loop strength of a store; asking for it sets a new one off when that is old.
 
+    The workers of a server share what one of them has worked out, and never work at the same time.
+
     Args:
-        url: the store; None where there is none to read.
+        url: the store.
     """
 
-    def __init__(self, url: str | None) -> None:
+    def __init__(self, url: str) -> None:
         self._url = url
+        name = f"loop-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
+        folder = shared_folder() if in_server() else Path(tempfile.mkdtemp(prefix="guardrails-"))
+        self._file, self._working = folder / f"{name}.json", HostLock(folder / f"{name}.lock")
+        self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
-        self._known: dict[str, Any] | None = None
-        self._asked = -float("inf")
 
-    def latest(self) -> dict[str, Any] | None:
-        """As of ``computed``; the first time it is still under way. None where there is no store to read."""
-        if self._url is None:
-            return None
+    def latest(self) -> dict[str, Any]:
+        """As of ``computed``; the first time it is still under way."""
+        known = self._read()
         with self._lock:
-            if time.monotonic() - self._asked > MAX_AGE:
-                self._asked = time.monotonic()
-                threading.Thread(target=self._compute, name="guardrails-loop", daemon=True).start()
-            return self._known or {"computed": None, "apis": {}, "detail": "Being worked out; ask again in a moment."}
+            idle = self._thread is None or not self._thread.is_alive()
+            if idle and time.time() - known.pop("at", 0.0) > MAX_AGE:
+                self._thread = threading.Thread(target=self._compute, name="guardrails-loop", daemon=True)
+                self._thread.start()
+        return known
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            known: dict[str, Any] = json.loads(self._file.read_text())
+        except (OSError, ValueError):
+            return {"computed": None, "apis": {}, "detail": "Being worked out; ask again in a moment."}
+        return known
 
     def _compute(self) -> None:
+        if not self._working.acquire():
+            return  # another worker is at it
         try:
-            apis: dict[str, Any] = _in_a_process(str(self._url))
-            known: dict[str, Any] = {"computed": datetime.now(timezone.utc).isoformat(timespec="seconds"), "apis": apis}
+            known = {"at": time.time(), **self._worked_out()}
+            partial = self._file.with_suffix(f".{os.getpid()}")
+            partial.write_text(json.dumps(known))
+            partial.replace(self._file)
+        except OSError as error:
+            logger.warning("the loop strength cannot be kept: %s", error)
+        finally:
+            self._working.release()
+
+    def _worked_out(self) -> dict[str, Any]:
+        try:
+            apis = _in_a_process(self._url)
         except (subprocess.SubprocessError, OSError, ValueError) as error:
             logger.warning("the loop strength could not be worked out: %s", error)
-            known = {"computed": None, "apis": {}, "detail": "It could not be worked out: see the service's log."}
-        with self._lock:
-            self._known = known
+            return {"computed": None, "apis": {}, "detail": "It could not be worked out: see the service's log."}
+        return {"computed": datetime.now(timezone.utc).isoformat(timespec="seconds"), "apis": apis}
 
 
 def _in_a_process(url: str) -> Any:

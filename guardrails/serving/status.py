@@ -98,7 +98,7 @@ class Worker:
             if self._kept is not None:
                 sink = open_sink(self._kept, self._retention)
                 self.log = sink if isinstance(sink, DecisionLog | Sinks) else None
-                self._loop = self._loop or _loop_of(self._kept)
+                self._loop = self._loop or self._loop_of(self._kept)
             if self._spec is not None:
                 self.profile = resolve(self._spec, instance)
             for name, pipeline in self.pipelines.items():
@@ -110,6 +110,12 @@ class Worker:
             return False
         self.problem = None
         return True
+
+    def _loop_of(self, kept: Spec) -> LoopStatus | None:
+        """Where something is explored and a database can be read."""
+        explored = any(getattr(guard, "name", "") == "explore" for p in self.pipelines.values() for guard in p.guards)
+        databases = databases_in(kept)
+        return LoopStatus(databases[0]) if explored and databases else None
 
     def _retry(self, instance: Any) -> None:
         while not self._try(instance):
@@ -162,11 +168,6 @@ class Worker:
         for sampler in chosen:
             sampler.leader.command(action, **details)
         return len(chosen)
-
-
-def _loop_of(kept: Spec) -> LoopStatus | None:
-    databases = databases_in(kept)
-    return LoopStatus(databases[0]) if databases else None
 
 
 def _iso(seconds: float) -> str:

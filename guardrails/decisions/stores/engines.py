@@ -48,7 +48,9 @@ def open_engine(url: str, timeout: float) -> Opened:
             return _sqlite(parsed, shown, timeout)
         options = {"connect_timeout": max(1, int(timeout)), **_KEEPALIVE}
         arguments = {name: value for name, value in options.items() if name not in parsed.query}
-        return Opened(sa.create_engine(parsed, pool_pre_ping=True, connect_args=arguments), shown, None)
+        return Opened(
+            sa.create_engine(parsed, pool_pre_ping=True, hide_parameters=True, connect_args=arguments), shown, None
+        )
     except ImportError as error:
         hint = _EXTRA if "psycopg" in str(error) or "pq" in str(error) else "Install its driver."
         raise DecisionStoreError(f"decisions={shown!r} cannot be opened: {error}. {hint}") from error
@@ -66,7 +68,7 @@ def _sqlite(url: sa.URL, shown: str, timeout: float) -> Opened:
         options |= {"poolclass": sa.pool.QueuePool, "pool_size": 1, "max_overflow": 0}
     elif not (url.database or "").startswith("file:"):
         file.parent.mkdir(parents=True, exist_ok=True)
-    return Opened(sa.create_engine(url, **options), shown, file)
+    return Opened(sa.create_engine(url, hide_parameters=True, **options), shown, file)
 
 
 def _file_of(url: sa.URL) -> Path | None:

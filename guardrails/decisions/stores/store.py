@@ -187,6 +187,13 @@ class DecisionStore:
             last = values["ts"], values[key.name]
             page = query.where(sa.tuple_(table.c.ts, key) > sa.tuple_(sa.literal(last[0]), sa.literal(last[1])))
 
+    def began(self, latest: int) -> float | None:
+        """When the earliest of so many latest decisions was made; None where there are fewer."""
+        query = sa.select(DECISIONS.c.ts).order_by(DECISIONS.c.ts.desc()).offset(max(latest - 1, 0)).limit(1)
+        with self.engine.connect() as connection:
+            found: float | None = connection.execute(query).scalar()
+        return found
+
     def joined(self) -> list[dict[str, Any]]:
         """Decisions with their rewards: one row per pair, and one for each decision without any."""
         rewards = [REWARDS.c[name].label(name) for name in ("reward", "label", "served_action")]

@@ -13,8 +13,8 @@ Ints = npt.NDArray[np.int64]
 
 ROUNDING = 1e-9
 """How far above 1 the sum of rounded probabilities may come."""
-ABSURD = 1e100
-"""No weight is that large: its square would leave the range of numbers."""
+ABSURD = 1e70
+"""No weight is that large: its fourth power, which intervals take, would leave the range of numbers."""
 
 
 def vector(values: npt.ArrayLike, name: str, rows: int | None = None) -> Floats:

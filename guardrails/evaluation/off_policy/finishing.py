@@ -123,9 +123,9 @@ def _unvaried(
     rewards of 0 and 1 it is the exact binomial interval (Clopper and Pearson 1934).
     """
     earned = rows.reward[rows.weight > 0]
-    if (earned != earned[0]).any():
+    if not len(earned) or (earned != earned[0]).any():
         return interval
-    alike = rows.ess if rows.unit is None else effective_size(np.bincount(rows.unit, rows.weight))
+    alike = rows.ess if rows.unit is None else effective_size(np.bincount(rows.unit, rows.weight).astype(np.float64))
     share = ((1 - how.confidence) / 2) ** (1 / alike)
     low, high = (share * float(earned[0]) + (1 - share) * end for end in ends)
     return min(interval[0], low), max(interval[1], high)
