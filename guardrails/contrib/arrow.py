@@ -137,6 +137,7 @@ def _schema(arrow: Any, logged: Logged, weights: bool) -> Any:
         "policy": text,
         "model": text,
         "unit": text,
+        "cluster": text,
         "eligible": flag,
         "ineligible": text,
         "learnable": flag,

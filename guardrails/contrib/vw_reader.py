@@ -119,6 +119,7 @@ def _logged(events: list[dict[str, Any]], other: int) -> Logged:
         served=[None] * count,
         slot_reward=None,
         unit=column("decision_id"),
+        cluster=column("decision_id"),
         policy=[""] * count,
         model=column("model"),
         features=column("features"),

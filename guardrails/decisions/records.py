@@ -44,6 +44,8 @@ class Decision:
         strength: which share of the policy's exploration the budget let through; 1 is all of it.
         ramp: the share of units that are explored at all, where that is less than all of them.
         unit: what the draw is keyed by, where it is not the decision itself: a keyed hash, 32 hex digits.
+        cluster: what stays the same where the unit is drawn anew each day: a keyed hash of the user. Decisions of one
+            are alike, so intervals go by it.
         salt_id: names the key of the draw, without giving it away.
         deferred: decided before it is shown (prefetched): nothing to learn from until feedback says ``shown``.
         features: the row, where the service asked for it to be kept; or its hash.
@@ -77,6 +79,7 @@ class Decision:
     strength: float = 1.0
     ramp: float | None = None
     unit: str | None = None
+    cluster: str | None = None
     salt_id: str | None = None
     deferred: bool = False
     features: Any = None

@@ -159,7 +159,7 @@ class DecisionLog:
                     tell_down(self, self.down_since is not None)  # so that there is a 0 to compare with
                 self._commit()
             except Exception as error:  # noqa: BLE001  # a dead store never reaches a request; it is retried
-                self._goes_down(f"{type(error).__name__}: {error}"[:300])
+                self._goes_down(f"{type(error).__name__}: {getattr(error, 'orig', None) or error}"[:300])
                 return False
             finally:
                 self._began = None

@@ -142,8 +142,11 @@ def evaluate(
 
 
 def _on_units(logged: Logged) -> list[str]:
-    """What intervals cannot know where draws were kept for a day."""
-    shared = any(unit != identity for unit, identity in zip(logged.unit, logged.decision_id, strict=True))
+    """What intervals cannot know of a log that only says what was drawn together on a day (before version 3)."""
+    shared = any(
+        unit == cluster != identity
+        for unit, cluster, identity in zip(logged.unit, logged.cluster, logged.decision_id, strict=True)
+    )
     if not shared or float(logged.ts.max() - logged.ts.min()) < DAY:
         return []
     text = (
@@ -186,7 +189,7 @@ def _predicted(logged: Logged) -> Floats:
         features = None
     if features is not None and (features.ndim != 2 or not np.isfinite(features).all()):  # noqa: PLR2004
         features = None
-    units = None if logged.unit == logged.decision_id else np.array(logged.unit)
+    units = None if logged.cluster == logged.decision_id else np.array(logged.cluster)
     return cross_fitted(features, logged.action, logged.reward, len(logged.pmf[0]), folds=FOLDS, unit=units)
 
 

@@ -41,7 +41,7 @@ def rows_of(logged: Logged) -> Rows:
     Raises:
         ValueError: rankings have several lengths, no rewards by position, or no probabilities of their positions.
     """
-    units = None if logged.unit == logged.decision_id else np.array(logged.unit)
+    units = None if logged.cluster == logged.decision_id else np.array(logged.cluster)
     if logged.kind == "ranking":
         return _position_rows(logged)
     if logged.kind == "value":
@@ -80,7 +80,7 @@ def _position_rows(logged: Logged) -> Rows:
         at_positions(LOGGED, logged).ravel(),
         lambda target: at_positions(target, logged).ravel(),
         float(count),
-        {"unit": np.repeat(logged.unit, count)},
+        {"unit": np.repeat(logged.cluster, count)},
         alike=False,
         notes=("Rewards of whole lists are left out: only those of positions are judged.",) if whole else (),
     )

@@ -38,6 +38,7 @@ class Admitted:
     Attributes:
         unit: what keys its draw.
         token: the same, where it is not the decision's own id.
+        cluster: what the unit is on every day.
         refused: why it is not explored; None where it may be.
         whom: whose cap a place was taken of.
     """
@@ -46,6 +47,7 @@ class Admitted:
     token: str | None = None
     refused: str | None = None
     whom: str | None = None
+    cluster: str | None = None
 
 
 class Admission:
@@ -106,9 +108,9 @@ class Admission:
         # A user keeps the draw for a day. For ever, and the same few users would carry all of the exploration.
         # The method's, too: two methods that shared a user's number would explore at the same time.
         unit = token(f"{day}/{call.plan.method.name}/{whom}", self._key)
-        admitted = Admitted(unit, unit, refused)
+        user = token(str(whom), self._key)  # not the day's: who is in stays in while the ramp grows
+        admitted = Admitted(unit, unit, refused, cluster=user)
         if refused is None and (self._ramp < 1.0 or self._counter is not None):
-            user = token(str(whom), self._key)  # not the day's: who is in stays in while the ramp grows
             if self._ramp < 1.0 and uniform(user, self._key, GATE) >= self._ramp:
                 admitted.refused = RAMP
             elif self._counter is not None:

@@ -98,6 +98,8 @@ class Explorer:
         differs: list[bool] | None = None
         try:
             drawn = self._drawing.draw(asked, admitted, excluded)
+            for one, who in zip(drawn, admitted, strict=True):
+                one.cluster = who.cluster
             self._writer.try_out(answer, codec, asked, drawn, rows)
             answer = self._writer.written(answer, codec, asked, drawn, rows) if self._enforce else answer
             differs = [one.differs and self._enforce for one in drawn]

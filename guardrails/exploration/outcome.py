@@ -22,6 +22,7 @@ class Drawn:
         refused: why the row was not explored.
         strength: the share of the policy's exploration that the budget let through.
         token: what keyed the draw, where it is not the decision's own id.
+        cluster: what that is on every day.
         names: of the candidates.
         excluded: the numbers of those that took no part.
     """
@@ -36,6 +37,7 @@ class Drawn:
     token: str | None = None
     names: list[Any] | None = None
     excluded: list[int] | None = None
+    cluster: str | None = None
 
     @property
     def differs(self) -> bool:
@@ -73,7 +75,7 @@ class Exploration:
         drawn = self.drawn[at]
         decision.policy, decision.kind, decision.salt_id = self.policy, self.kind, self.salt_id
         decision.scores, decision.actions, decision.unit = drawn.scores, drawn.names, drawn.token
-        decision.excluded = drawn.excluded
+        decision.excluded, decision.cluster = drawn.excluded, drawn.cluster
         decision.ramp, decision.deferred = self.ramp, self.deferred
         numbered = self.kind in (CHOICE, THRESHOLD)
         if numbered:

@@ -56,6 +56,13 @@ def own_scores(detector, rows):
     return copy.deepcopy(detector).score(rows)
 
 
+def decides_the_same(detector, threshold, predicted):
+    """But for scores at the threshold: it is one row's score, whose last bit is not the same both ways."""
+    clear = np.abs(predicted["instance_score"] - threshold) > 1e-9
+    assert clear.sum() > len(MIXED) - 5
+    np.testing.assert_array_equal((detector.score(MIXED) > threshold)[clear], predicted["is_outlier"][clear])
+
+
 def test_the_isolation_forest_notebook_decides_the_same():
     """od_if_kddcup: fit, infer_threshold with 5 % outliers, predict a batch with 10 %."""
     od = IForest(threshold=None, n_estimators=100)
@@ -65,7 +72,7 @@ def test_the_isolation_forest_notebook_decides_the_same():
     detector = adopt(od)
     assert detector.kind == "shifted"
     np.testing.assert_allclose(detector.score(MIXED), predicted["instance_score"], rtol=1e-12, atol=1e-12)
-    np.testing.assert_array_equal(detector.score(MIXED) > od.threshold, predicted["is_outlier"])
+    decides_the_same(detector, od.threshold, predicted)
     assert 0 < predicted["is_outlier"].sum() < len(MIXED)
 
 
@@ -77,7 +84,7 @@ def test_the_mahalanobis_notebook_decides_the_same():
     predicted = od.predict(MIXED, return_instance_score=True)["data"]
     assert detector.kind == "alibi_mahalanobis"
     np.testing.assert_allclose(detector.score(MIXED), predicted["instance_score"], rtol=1e-11)
-    np.testing.assert_array_equal(detector.score(MIXED) > od.threshold, predicted["is_outlier"])
+    decides_the_same(detector, od.threshold, predicted)
     assert 0 < predicted["is_outlier"].sum() < len(MIXED)
 
 

@@ -191,7 +191,20 @@ _ARRAYS: dict[str, Any] = {
     **dict.fromkeys(("action", "greedy"), np.int64),
     **dict.fromkeys(("eligible", "differs"), np.bool_),
 }
-_LISTS = ("decision_id", "pmf", "scores", "actions", "excluded", "served", "unit", "policy", "model", "features", "api")
+_LISTS = (
+    "decision_id",
+    "pmf",
+    "scores",
+    "actions",
+    "excluded",
+    "served",
+    "unit",
+    "cluster",
+    "policy",
+    "model",
+    "features",
+    "api",
+)
 
 
 def _columns(reads: list[ReadDecision], kind: str) -> dict[str, Any]:

@@ -92,6 +92,7 @@ class Logged:
         served: a ranking's candidates in order (their numbers), or the value; None for choices.
         slot_reward: of rankings with rewards by position, each ``(k,)``; else None.
         unit: what the draw was keyed by; the decision's id where each was drawn by itself.
+        cluster: whose decisions are alike, on whatever day they were drawn: what intervals go by.
         policy: how it was chosen; empty where no policy was.
         model: which model answered.
         features: the rows, where they were kept, or their hashes.
@@ -122,6 +123,7 @@ class Logged:
     served: list[Any]
     slot_reward: list[Floats] | None
     unit: list[str]
+    cluster: list[str]
     policy: list[str]
     model: list[str | None]
     features: list[Any]

@@ -239,6 +239,7 @@ def overridden(read: ReadDecision, echo: Any) -> bool:
     if echo is None or read.kind is None:
         return False
     if read.kind == "ranking":
-        return read.served is not None and (echo if isinstance(echo, list) else [echo]) != read.served
+        # One number is no list: it says what was clicked on, perhaps, and not what else was shown.
+        return read.served is not None and isinstance(echo, list) and echo != read.served
     served = read.served if read.kind == "value" else read.action
     return bool((echo[0] if isinstance(echo, list) and len(echo) == 1 else echo) != served)

@@ -44,6 +44,7 @@ class ReadDecision:
     differs: bool
     deferred: bool
     unit: str
+    cluster: str
     policy: str
     model: str | None
     features: Any
@@ -85,6 +86,7 @@ def read_decision(row: Mapping[str, Any]) -> ReadDecision:
         differs=False,
         deferred=bool(row.get("deferred")),
         unit=str(row.get("unit") or row["decision_id"]),
+        cluster=str(row.get("cluster") or row.get("unit") or row["decision_id"]),
         policy=sys.intern(str(row.get("policy") or "")),
         model=_shared(row.get("model")),
         features=read_features(row.get("features")),

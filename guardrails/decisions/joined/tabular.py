@@ -32,6 +32,7 @@ def columns(logged: Logged, *, weights: bool = False) -> dict[str, list[Any]]:
         "policy": [policy or None for policy in logged.policy],
         "model": logged.model,
         "unit": logged.unit,
+        "cluster": logged.cluster,
         "eligible": logged.eligible.tolist(),
         "ineligible": logged.ineligible,
         "learnable": learnable.tolist(),

@@ -46,6 +46,7 @@ DECISIONS = sa.Table(
     sa.Column("strength", sa.Float(53), server_default=sa.text("1.0")),
     sa.Column("ramp", sa.Float(53)),
     sa.Column("unit", sa.Text),
+    sa.Column("cluster", sa.Text),
     sa.Column("salt_id", sa.Text),
     sa.Column("deferred", sa.Boolean, server_default=sa.false()),
     sa.Column("features", sa.Text),
