@@ -83,7 +83,7 @@ def main() -> None:
         console.print(f"serving {where}, two workers each\n", soft_wrap=True)
         show_routes([*send_tumor(tumor), *send_songs(songs), *send_digits(digits)])
         show_stream(digits)
-        time.sleep(2.5)  # the exporter sends every half second here, the writers commit every 0.2 s
+        time.sleep(2.5)  # the exporter and the writers of records send every half second here
         if backend is None:
             show_traces(receiver)
         show_decisions(*servers)

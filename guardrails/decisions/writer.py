@@ -27,7 +27,7 @@ logger = logging.getLogger("guardrails")
 CAPACITY = 20_000
 """Records that may wait; at about 1 kB each, 20 MB. What does not fit is dropped and counted."""
 BATCH = 500
-INTERVAL = 0.2
+INTERVAL = 0.5
 """Seconds between two commits while records come in: also how much a killed worker can lose."""
 BREATH = 16
 """Records made ready in one go (about 0.3 ms): how long a request may have to wait for this thread."""
@@ -148,8 +148,13 @@ class DecisionLog:
                 return
 
     def _write_all(self) -> bool:
-        """Commit batch after batch; on failure keep the batch and say False."""
-        while self._queue:
+        """Commit batch after batch while there are full ones; on failure keep the batch and say False.
+
+        What has come in meanwhile waits for the next round: a commit for every few records would cost the requests
+        more than all else here.
+        """
+        more = bool(self._queue)
+        while more:
             self._idle.clear()
             self._began = time.monotonic()
             try:
@@ -165,6 +170,7 @@ class DecisionLog:
                 self._began = None
                 self._idle.set()
             self._is_up()
+            more = len(self._queue) >= BATCH or (self.closing and bool(self._queue))
         return True
 
     def _commit(self) -> None:

@@ -166,7 +166,7 @@ def test_lists_and_thresholds_are_explored_in_a_bento(explored: Callable[[], Ben
             body = {"applicant": f"applicant {number}", "score": 0.4}
             answer = client.post("/lend", json=body)
             accepted[answer.headers["Guardrails-Decision-Id"]] = answer.json()["accept"]
-        time.sleep(1.0)  # the writer commits every 0.2 s
+        time.sleep(1.0)  # the writer commits every half second
         for _ in range(40):  # each worker works it out by itself
             time.sleep(0.5)
             loop = client.get("/guardrails/loop", headers=AUTHORISED).json()

@@ -148,8 +148,9 @@ def _reordered(entry: Any, row: int | None, served: Sequence[int]) -> Any:
         return with_row(entry, row, _reordered(entry[row], None, served))
     scores = np.asarray(entry)
     order = np.argsort(-scores.astype(np.float64), kind="stable")
-    shown = set(served)
-    after = [*served, *(int(one) for one in order if int(one) not in shown)]
+    others = np.ones(len(order), dtype=bool)
+    others[list(served)] = False
+    after = np.concatenate([served, order[others[order]]])
     dealt = scores[order].copy()
     _make_plain(dealt, len(served))
     out = np.empty_like(scores)
@@ -165,8 +166,12 @@ def _make_plain(dealt: npt.NDArray[Any], places: int) -> None:
         if not dealt[at] > dealt[at + 1] and dealt[at + 1] < largest:
             dealt[at] = step(dealt[at + 1])
     for at in range(len(dealt) - 1):  # from the top down, where there was none
-        if (at < last and not dealt[at] > dealt[at + 1]) or dealt[at] < dealt[at + 1]:
-            dealt[at + 1] = step(dealt[at], down=True) if at < last else dealt[at]
+        if at < last and not dealt[at] > dealt[at + 1]:
+            dealt[at + 1] = step(dealt[at], down=True)
+        elif at >= last and not dealt[at] < dealt[at + 1]:
+            break  # what follows is in order, as it was
+        elif at >= last:
+            dealt[at + 1] = dealt[at]
 
 
 def _lists(answer: Any) -> tuple[list[Any], bool]:
