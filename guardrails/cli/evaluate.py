@@ -182,7 +182,7 @@ def _table(judged: tuple[Judged, ...]) -> Any:
 
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("policy", overflow="fold")
-    for name in ("by", "value", "95 % interval", "ESS", "max weight", "coverage"):
+    for name in ("by", "value", "95 % interval", "ESS", "max weight", "rows used"):
         table.add_column(name, no_wrap=True)
     for one in judged:
         estimate = one.estimate

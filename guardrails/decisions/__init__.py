@@ -3,6 +3,7 @@
 from guardrails.decisions.joined import JoinCounts, Logged, join, join_store
 from guardrails.decisions.outcomes import feedback
 from guardrails.decisions.records import Decision, Reward
+from guardrails.decisions.stores import read
 from guardrails.decisions.writer import DecisionLog, open_log
 
 __all__ = [
@@ -15,4 +16,5 @@ __all__ = [
     "join",
     "join_store",
     "open_log",
+    "read",
 ]

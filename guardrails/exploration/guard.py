@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 from collections.abc import Callable, Collection, Sequence
@@ -56,8 +57,8 @@ class explore:  # noqa: N801  # a decorator is read as a verb
             by default two scores change places (an ``action`` or ``label`` field follows), or a list is reordered.
         pool: of answers that are lists: the candidates that are not in them; a sequence, the name of an attribute, or
             a function of the method's arguments. Without one only what a list holds can change places.
-        rules: what has to hold for a row to be explored: functions of the method's arguments that say True, for the
-            request or row by row; by name, or named after themselves.
+        rules: what has to hold for a row to be explored: functions of all of the method's arguments that say True,
+            for the request or row by row; by name, or named after themselves.
         exclude: candidates that are never explored to, by number (of listed answers by name): a collection, or a
             function of the method's arguments that returns one, or a mask ``(K,)`` or ``(n, K)``.
         cap: how many explored answers one unit may get (needs ``unit``).
@@ -133,13 +134,22 @@ class explore:  # noqa: N801  # a decorator is read as a verb
             raise DecorationError(f"explore(ramp={self.ramp!r}): a share of the units, between 0 and 1.")
         if self.pool is not None and self.kind != RANKING:
             raise DecorationError("explore(pool=...): a pool is for ranked lists, and for policies that rank.")
+        if self.pool is not None and self.scores is not None:
+            raise DecorationError(
+                "explore(pool=..., scores=...): scores are of all candidates, and need no pool beside."
+            )
         if isinstance(self.pool, set | frozenset):
             raise DecorationError(
                 "explore(pool=...): a set has another order in each worker, so do the draws; sort it."
             )
         if len(self.exclude_now()) and self.kind not in (CHOICE, RANKING):
             raise DecorationError("explore(exclude=...): only choices and rankings have candidates to exclude.")
-        named(self.rules)
+        for name, fn in [*named(self.rules).items(), ("exclude", self.exclude), ("pool", self.pool)]:
+            if callable(fn) and not _takes(fn, method):
+                raise DecorationError(
+                    f"explore(): {name!r} does not take the arguments of {method.fn.__qualname__}(): it gets all of "
+                    f"them, {', '.join(param.name for param in method.params)}. Add the missing ones, or **others."
+                )
         if self.decisions is not None:
             databases_in(self.decisions)
 
@@ -188,6 +198,22 @@ class explore:  # noqa: N801  # a decorator is read as a verb
         """At worker start: take the secret, find the switch, share out the budget."""
         explorer = Explorer(self, method, *_secret(self.key))
         return Hooks(after=explorer.after, status=explorer.status)
+
+
+def _takes(fn: Callable[..., Any], method: Method) -> bool:
+    """Whether a function can be called with a method's arguments, by name or in their order."""
+    try:
+        signature = inspect.signature(fn)
+    except (TypeError, ValueError):  # some built-in functions do not tell
+        return True
+    names = [param.name for param in method.params]
+    for args, kwargs in ((names, {}), ([], dict.fromkeys(names))):
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError:
+            continue
+        return True
+    return False
 
 
 def _fields(policy: Any) -> list[str]:

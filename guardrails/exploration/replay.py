@@ -38,7 +38,7 @@ class Replay:
     skipped: Mapping[str, int]
 
 
-def replay(record: Decision | Mapping[str, Any], key: bytes) -> bool:
+def replay(record: Decision | Mapping[str, Any], key: bytes | str) -> bool:
     """Whether a record's draw comes out as it says.
 
     A choice or a threshold is drawn again from the logged probabilities; a list or a value from the policy that the
@@ -63,6 +63,7 @@ def replay(record: Decision | Mapping[str, Any], key: bytes) -> bool:
         True
     """
     row = _row(record)
+    key = key.encode() if isinstance(key, str) else key
     reason = _not_replayable(row, key)
     if reason is not None:
         raise ValueError(f"{row['decision_id']}: {reason}")
@@ -106,7 +107,7 @@ def _same(one: Any, other: Any) -> bool:
 _REPLAYS = {CHOICE: _replay_pick, THRESHOLD: _replay_pick, RANKING: _replay_list, VALUE: _replay_value}
 
 
-def replay_all(records: Iterable[Decision | Mapping[str, Any]], key: bytes) -> Replay:
+def replay_all(records: Iterable[Decision | Mapping[str, Any]], key: bytes | str) -> Replay:
     """Replay whatever can be.
 
     Args:

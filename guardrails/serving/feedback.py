@@ -30,7 +30,7 @@ AT_ONCE = 4
 _INLINE = 8 * 1024
 _HTTP: Mapping[str, int] = {"stored": 200, "duplicate": 200, "kept": 202, "queued": 202, "refused": 400, "lost": 503}
 _DETAILS: Mapping[str, str] = {
-    "kept": "No such decision is written yet; this waits for it.",
+    "kept": "No such decision is written yet; this waits for it. (One row of several has the id <id>/<row>.)",
     "queued": "This waits in the queue until the store takes it.",
     "duplicate": "This feedback was here before; nothing has changed.",
 }

@@ -483,3 +483,29 @@ def test_nothing_is_lost_or_doubled_and_order_does_not_matter(decisions, feedbac
         assert getattr(again, name) == getattr(logged, name)
     for name in ("ts", "action", "propensity", "reward", "overridden", "rewarded"):
         assert getattr(again, name).tolist() == getattr(logged, name).tolist()
+
+
+def test_fallbacks_of_other_methods_are_not_joined():
+    """They have no kind of their own, and belong where their method's decisions are."""
+    rows = [
+        {**choice("a"), "api": "choose"},
+        {
+            **choice("b"),
+            "api": "choose",
+            "kind": None,
+            "policy": None,
+            "pmf": None,
+            "eligible": False,
+            "propensity": 1.0,
+        },
+        {**choice("c"), "api": "rank", "kind": None, "policy": None, "pmf": None, "eligible": False, "propensity": 1.0},
+    ]
+    assert joined(rows, [], kind="choice").decision_id == ["a", "b"]
+
+
+def test_a_name_or_method_that_nothing_has_is_refused_with_those_there_are():
+    """A slip of the pen is not a table of zeros."""
+    with pytest.raises(ValueError, match=r"no reward has the name 'clik'; there are 'click'"):
+        joined([choice("a")], [{**reward("a"), "name": "click"}], name="clik")
+    with pytest.raises(ValueError, match="there are"):
+        joined([{**choice("a"), "api": "rank"}], [], api="rnak")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import guardrails as gr
+from guardrails.errors import DecorationError
 from guardrails.exploration import Cap, EpsilonGreedy, PoolInjection, RegretBudget, Softmax
 from guardrails.exploration.limits import Bucket, CapCounter
 from guardrails.testing import strict
@@ -293,3 +294,30 @@ def test_the_models_own_choice_among_equals_is_the_greedy_one():
     assert {d.greedy for d in seen} == {1}
     np.testing.assert_allclose(seen[0].pmf, [0.4 / 3, 0.6 + 0.4 / 3, 0.4 / 3])
     assert all(gr.exploration.check_probabilities(d) for d in seen)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"rules": {"adult": lambda age: age >= 18}},
+        {"rules": [lambda rows: True]},
+        {"exclude": lambda rows: [1]},
+    ],
+    ids=["another name", "too few", "exclude"],
+)
+def test_a_function_that_cannot_take_the_arguments_is_refused_at_decoration(options):
+    """Otherwise it would fail at each request, and nothing would ever be explored."""
+    with pytest.raises(DecorationError, match="rows, user"):
+        ranker([], **options)
+
+
+def test_a_function_may_take_the_arguments_as_it_likes():
+    """By position, by name, or whatever there is."""
+    for rule in (lambda rows, user: True, lambda *everything: True, lambda **named: True, lambda user, rows: True):
+        seen = []
+        rank = ranker(seen, rules=[rule])
+        if rule.__code__.co_flags & 0x08 or rule.__code__.co_varnames[0] == "user":
+            rank(rows=np.zeros((1, 2)), user="ann")
+        else:
+            rank(np.zeros((1, 2)), "ann")
+        assert seen[0].eligible

@@ -59,23 +59,30 @@ def read_all(decisions: Iterable[Mapping[str, Any]], options: JoinOptions) -> St
     """
     found: dict[str, ReadDecision | _Refused] = {}
     repeated, nameless = 0, 0
+    methods: set[str] = set()
     for row in decisions:  # each is read and let go at once: the texts of a million would be gigabytes
         identity = row.get("decision_id")
         if not isinstance(identity, str) or not identity:
             nameless += 1
             continue
+        methods.add(str(row.get("api")))
         one = _read(row, options)
         if identity in found:
             repeated += 1
             one = min(one, found[identity], key=_earliest)
         found[identity] = one
+    if options.api is not None and methods and options.api not in methods:
+        raise ValueError(f"no decision is of the method {options.api!r}; there are {', '.join(sorted(methods))}.")
     kind = options.kind or _kind(list(found.values()))
+    # Fallbacks have no kind of their own: they belong to the methods that have this one.
+    explored = {one.api for one in found.values() if isinstance(one, ReadDecision) and one.kind == kind}
     number_of = {identity: at for at, identity in enumerate(found)}
     state = State(number_of, [None] * len(found), [None] * len(found), kind, repeated)
     if nameless:
         state.problems["no decision_id"] = nameless
     for at, one in enumerate(found.values()):
-        if one.kind not in (None, kind) or (isinstance(one, _Refused) and not one.problem):
+        elsewhere = isinstance(one, ReadDecision) and one.kind is None and explored and one.api not in {"", *explored}
+        if one.kind not in (None, kind) or elsewhere or (isinstance(one, _Refused) and not one.problem):
             state.left_out[at] = "other"
         elif isinstance(one, _Refused):
             state.refuse(at, one.problem)
@@ -204,13 +211,16 @@ def _take(
 
 def _name(state: State, given: Delivered, options: JoinOptions) -> str | None:
     """Which rewards count; None where all have the same name."""
-    if options.name is not None:
-        return options.name
     names = {
         entry.row.get("name") or ""
         for entry in given.feedback
         if state.left_out[entry.at] is None and entry.row.get("reward") is not None
     }
+    if options.name is not None:
+        if names and options.name not in names:
+            told = ", ".join(repr(name) if name else 'none (name="")' for name in sorted(names))
+            raise ValueError(f"no reward has the name {options.name!r}; there are {told}.")
+        return options.name
     if len(names) > 1:
         told = ", ".join(repr(name) if name else 'none (name="")' for name in sorted(names))
         raise ValueError(f"the rewards have several names: {told}. Say with name= which of them is meant.")

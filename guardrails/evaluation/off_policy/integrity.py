@@ -172,9 +172,10 @@ def _overridden(action: Ints, served: Ints | None, tolerated: float) -> Check:
     said = np.zeros(0, bool) if served is None else served >= 0
     if served is None or not said.any():
         return Check("overridden", None, float("nan"), float("nan"), "No client said what was really shown.")
-    share = float((served[said] != action[said]).mean())
-    text = f"{share:.2%} of {int(said.sum())} rows showed something else than was logged"
-    return Check("overridden", share <= tolerated, share, float("nan"), f"{text} ({tolerated:.2%} are tolerated).")
+    # Of all rows: clients may say so only where something else was shown.
+    share = float((served[said] != action[said]).sum() / len(action))
+    text = f"{share:.2%} of {len(action)} rows showed something else than was logged ({int(said.sum())} say what)"
+    return Check("overridden", share <= tolerated, share, float("nan"), f"{text}; {tolerated:.2%} are tolerated.")
 
 
 def bennett(deviation: Floats, variance: Floats, above: Floats, below: Floats) -> Floats:

@@ -78,7 +78,8 @@ def test_the_echo_tells_what_chance_cannot():
     served[:1000] = -1  # these clients said nothing
     checked = check_log(action, pmf, own(pmf, action), greedy=greedy, served=served)
     assert checked.failed == ("overridden",)
-    assert "of 3000 rows" in checked["overridden"].sentence
+    assert "of 4000 rows" in checked["overridden"].sentence
+    assert "3000 say what" in checked["overridden"].sentence
     assert check_log(action, pmf, own(pmf, action), greedy=greedy, served=action)["overridden"].ok
     assert check_log(action, pmf, own(pmf, action))["overridden"].ok is None
 
