@@ -35,12 +35,17 @@ def decisions(url: str, since: float | None, api: str | None) -> list[dict[str, 
 
     try:
         store = DecisionStore(url)
-        if not store.exists():
-            raise click.ClickException(f"{store.url} holds no decisions: no service has written to it.")
+    except DecisionStoreError as error:
+        raise click.ClickException(str(error)) from error
+    try:
+        store.require()
         found = store.joined()
+    except DecisionStoreError as error:
+        raise click.ClickException(str(error)) from error
+    except sa.exc.DBAPIError as error:  # the store's own name has no password in it, the URL as given may
+        raise click.ClickException(f"{store.url} cannot be read: {error.orig}") from error
+    finally:
         store.close()
-    except (DecisionStoreError, sa.exc.DBAPIError) as error:
-        raise click.ClickException(f"{url} cannot be read: {getattr(error, 'orig', error)}") from error
     earliest = 0.0 if since is None else time.time() - since
     return [row for row in found if row["ts"] >= earliest and api in (None, row["api"])]
 

@@ -79,7 +79,7 @@ class Admission:
         """How each of these rows is drawn."""
         off = self._switch.off
         broken = {} if off else self._broken_rules(call)
-        day = _day(call)
+        day = "" if self._unit is None else _day(call)
         admitted: list[Admitted] = []
         try:
             admitted.extend(self._row(call, row, day, SWITCHED_OFF if off else _first(broken, row)) for row in rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -233,4 +234,13 @@ def _masks(excluded: Excluded, asked: Asked) -> list[Mask | None]:
     strange = [one for one in out if not is_number(one) or not 0 <= one < max(map(len, asked.scores), default=0)]
     if strange:
         raise ValueError(f"exclude= has {strange[0]!r}, which is no candidate's number")
-    return [np.array([at in out for at in range(len(scores))], dtype=bool) for scores in asked.scores]
+    return [_numbered(len(scores), frozenset(out)) for scores in asked.scores]
+
+
+@lru_cache(maxsize=64)
+def _numbered(size: int, out: frozenset[int]) -> Mask:
+    """The mask of some numbers: the same for every row and, as a rule, for every request."""
+    mask = np.zeros(size, dtype=bool)
+    mask[[at for at in out if at < size]] = True
+    mask.flags.writeable = False
+    return mask

@@ -62,7 +62,7 @@ class Explorer:
         self._codec: Codec | None = _codec(options)
         self._listed, self._scored = ListedRankings(options.apply), ScoredRankings(options.scores, options.apply)
         self._pool, self._exclude = (
-            _callable(options.pool, method),
+            _pool(options.pool, method),
             _callable(options.exclude if len(options.exclude_now()) else None, method),
         )
         self._ramp = options.ramp if options.ramp < 1.0 else None
@@ -117,7 +117,7 @@ class Explorer:
         index = call.primary.index
         own = answer if index is None or not counts_rows(answer, call.rows_total) else take(answer, index)
         codec = self._codec_for(own)
-        asked = codec.read(own, None if self._pool is None else _in_order(self._pool(call)))
+        asked = codec.read(own, None if self._pool is None else self._pool(call))
         if call.rows_read is None:
             call.rows_total = len(asked)
         elif index is not None and own is answer:
@@ -235,11 +235,22 @@ def _callable(option: Any, method: Method) -> Callable[[Call], Any] | None:
     return lambda _: option
 
 
-def _in_order(pool: Any) -> list[Any]:
-    """The pool as a list, the same in every worker."""
-    if isinstance(pool, set | frozenset):
-        raise ValueError("pool= is a set, whose order differs from worker to worker, and so would the draws; sort it")  # noqa: TRY004
-    return list(pool)
+def _pool(option: Any, method: Method) -> Callable[[Call], Any] | None:
+    """The pool, the same in every worker; one that never changes was looked at when it was given."""
+    if option is not None and not (isinstance(option, str) or callable(option)):
+        option = list(option)
+        return lambda _: option
+    found = _callable(option, method)
+    if found is None:
+        return None
+
+    def asked(call: Call) -> list[Any]:
+        pool = found(call)
+        if isinstance(pool, set | frozenset):
+            raise ValueError("pool= is a set, whose order differs from worker to worker, as would the draws; sort it")  # noqa: TRY004
+        return list(pool)
+
+    return asked
 
 
 def _shown(one: Drawn, enforced: bool) -> tuple[Any, Any]:

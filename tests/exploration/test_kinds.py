@@ -322,3 +322,37 @@ def test_options_that_do_not_belong_together_are_refused_at_decoration():
             @gr.explore(**options)
             def method(rows: np.ndarray) -> np.ndarray:
                 return rows
+
+
+def test_the_options_of_the_readme_work_together():
+    """The example under "Exploration", as it stands there, around a method of a service."""
+    from pathlib import Path
+
+    text = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    block = text[text.index("## Exploration") :].split("```python\n")[1].split("```")[0]
+    seen = []
+    arguments = block.strip().removeprefix("@gr.explore(").removesuffix(")")
+    decorate = eval(f"gr.explore({arguments}\ndecisions=seen)", {"gr": gr, "seen": seen.append})  # our own README
+
+    class Service:
+        """With what the example names."""
+
+        fresh_songs = ("x", "y")
+
+        @decorate
+        def recommend(self, user_id: str, age: int) -> dict:
+            return {"items": ["a", "b", "c", "d", "e"]}
+
+    service = Service()
+    with strict():
+        for number in range(60):
+            service.recommend(f"user {number}", 17 + number % 2)
+    assert {d.ineligible for d in seen} == {None, "ramp", "rule:adult"}
+    assert gr.exploration.replay_all(seen, KEY.decode()).differing == ()
+    assert gr.exploration.replay_all(seen, KEY.decode()).replayed == sum(d.eligible for d in seen)
+
+
+def test_a_pool_that_can_be_read_once_serves_every_request():
+    """A generator is taken in when the worker starts."""
+    answers, _ = explored(lambda: ["a", "b"], PoolInjection(1.0, slots=2), 30, pool=(name for name in "xy"))
+    assert all({"x", "y"} & set(said) for said in answers)

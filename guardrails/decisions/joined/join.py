@@ -126,8 +126,7 @@ def join_store(store: str | DecisionStore, *, window: float | str, **options: An
 
     opened = DecisionStore(store) if isinstance(store, str) else store
     try:
-        if not opened.exists():
-            raise DecisionStoreError(f"{opened.url} holds no decisions: no service has written to it.")
+        opened.require()
         # Rewards first: one that is written meanwhile finds no place, instead of being an orphan.
         rewards = opened.read("reward")
         return join(opened.iterate("decision"), rewards, window=window, **options)

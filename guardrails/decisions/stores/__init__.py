@@ -34,12 +34,10 @@ def read(
         [1.0]
     """
     from guardrails.decisions.stores.store import DecisionStore  # SQLAlchemy takes 0.6 s to import: not at import
-    from guardrails.errors import DecisionStoreError
 
     store = DecisionStore(url)
     try:
-        if not store.exists():
-            raise DecisionStoreError(f"{store.url} holds no decisions: no service has written to it.")
+        store.require()
         yield from store.iterate(kind, since, until)
     finally:
         store.close()

@@ -81,6 +81,15 @@ class DecisionStore:
             return False
         return sa.inspect(self.engine).has_table(DECISIONS.name)
 
+    def require(self) -> None:
+        """For whoever reads.
+
+        Raises:
+            DecisionStoreError: there is nothing to read: no service has written here.
+        """
+        if not self.exists():
+            raise DecisionStoreError(f"{self.url} holds no decisions: no service has written to it.")
+
     def write(self, kind: str, rows: Sequence[Mapping[str, Any]]) -> int:
         """Commit rows of one kind in one transaction.
 

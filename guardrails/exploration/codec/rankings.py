@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,19 +66,14 @@ class ListedRankings:
         """The listed candidates, then those of the pool; scored by their place, the pool's alike and last."""
         refuse_unknown(answer)
         rows, single = _lists(answer)
+        outside = _once(() if pool is None else pool)
         names, scores = [], []
         for listed in rows:
             own = [_plain(name) for name in listed]
-            try:
-                there = set(own)
-                pool = list(dict.fromkeys(map(_plain, () if pool is None else pool)))
-            except TypeError as error:
-                raise ValueError(
-                    f"candidates are named by texts or numbers, not by what cannot be a key: {error}"
-                ) from error
+            there = _once(own)
             if len(there) < len(own):
                 raise ValueError("a ranked list names a candidate twice; which position is explored would be unclear")
-            others = [name for name in pool if name not in there]
+            others = [name for name in outside if name not in there]
             names.append(own + others)
             if isinstance(listed, np.ndarray):
                 as_array(listed, names[-1])  # what it cannot hold cannot be served
@@ -194,6 +189,14 @@ def _lists(answer: Any) -> tuple[list[Any], bool]:
 def _listed(entry: Any) -> Any:
     name = first_field(entry, LIST_FIELDS)
     return None if name is None else field(entry, name)
+
+
+def _once(names: Iterable[Any]) -> dict[Any, None]:
+    """Names in their order, each once."""
+    try:
+        return dict.fromkeys(map(_plain, names))
+    except TypeError as error:
+        raise ValueError(f"candidates are named by texts or numbers, not by what cannot be a key: {error}") from error
 
 
 def _is_list(value: Any) -> bool:
